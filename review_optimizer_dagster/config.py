@@ -1,0 +1,286 @@
+"""Where the state lives and what the tenants asked for: $REVIEW_OPTIMIZER_HOME and tenants.toml."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from datetime import date
+from decimal import Decimal
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    model_validator,
+)
+
+from review_optimizer_dagster.errors import ConfigError, UserError
+from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
+
+HOME_VARIABLE = "REVIEW_OPTIMIZER_HOME"
+TENANT_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
+MIXED_INBOX = "_mixed"  # files here name a tenant in every row
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _no_credentials(url: str) -> str:
+    if "@" in url.partition("://")[2].partition("/")[0]:
+        raise ValueError("must hold no credentials; they come from the environment")
+    return url
+
+
+class EngineSettings(_Table):
+    """`[engine]`: who answers, and how hard it may be asked."""
+
+    name: Literal["openai", "simulator"] = Field(
+        default="openai", description="`openai` is any OpenAI-compatible endpoint."
+    )
+    base_url: Annotated[str, AfterValidator(_no_credentials)] = Field(
+        default="https://api.openai.com/v1", pattern=r"^https?://", description="The endpoint."
+    )
+    api_key_env: str = Field(
+        default="OPENAI_API_KEY",
+        pattern=r"^[A-Z][A-Z0-9_]*$",
+        description="Name of the environment variable that holds the key.",
+    )
+    model: str = Field(default="gpt-6-luna", min_length=1, description="Model to ask.")
+    timeout_seconds: float = Field(default=120.0, gt=0, description="Time-out of one request.")
+    in_flight: int = Field(default=8, ge=4, le=8, description="Most batches in flight.")
+    max_attempts: int = Field(
+        default=5, ge=1, le=20, description="Most requests for a review before it counts as failed."
+    )
+
+
+class BatchSettings(_Table):
+    """`[batches]`: how misses are packed."""
+
+    min_reviews: int = Field(default=10, ge=1, le=500, description="Smallest full batch.")
+    max_reviews: int = Field(default=100, ge=1, le=500, description="Largest batch.")
+    max_input_tokens: int = Field(
+        default=60_000, ge=1_000, description="Most estimated input tokens in a batch."
+    )
+    seed: int = Field(default=0, description="Seed of the order inside and between batches.")
+
+    @model_validator(mode="after")
+    def _ordered(self) -> BatchSettings:
+        if self.min_reviews > self.max_reviews:
+            raise ValueError("min_reviews is larger than max_reviews")
+        return self
+
+
+class CacheSettings(_Table):
+    """`[cache]`: sizes and thresholds of the three levels."""
+
+    l1_entries: int = Field(default=1_000, ge=0, description="L1, exact: most entries.")
+    l2_entries: int = Field(default=5_000, ge=0, description="L2, fuzzy: most entries.")
+    l3_near_entries: int = Field(
+        default=50_000, ge=0, description="L3: most archive entries that near matching indexes."
+    )
+    min_ratio: float = Field(
+        default=0.85, ge=0.5, le=1.0, description="Least rapidfuzz ratio of a near hit."
+    )
+    window_days: int = Field(
+        default=30, ge=1, description="Days of hits that popularity and recency are counted over."
+    )
+
+
+class InputSettings(_Table):
+    """`[input]`: what is accepted."""
+
+    max_text_chars: int = Field(
+        default=20_000, ge=100, description="Longer reviews are quarantined."
+    )
+    redact: bool = Field(
+        default=True,
+        description="Mask e-mail addresses, phone and card numbers before text leaves the machine.",
+    )
+
+
+class ServiceSettings(_Table):
+    """`[service]`: what was promised."""
+
+    target_seconds: float = Field(
+        default=30.0, gt=0, description="Longest run for each started 5,000 reviews."
+    )
+
+
+class TenantSettings(_Table):
+    """`[tenants.NAME]`: one tenant."""
+
+    taxonomy: str = Field(default="reviews", description="Name of the taxonomy.")
+    pool: str | None = Field(
+        default=None,
+        pattern=TENANT_NAME,
+        description="Tenants of one pool share cached answers; without one, nothing is shared.",
+    )
+    columns: Mapping[str, str] = Field(
+        default_factory=dict, description="Column map: our name to the input's name."
+    )
+    budget_usd: Decimal = Field(
+        default=Decimal("10.00"), gt=0, max_digits=12, decimal_places=6, description="Most spend."
+    )
+    budget_period: Literal["day", "month"] = Field(
+        default="month", description="UTC period that the budget is for."
+    )
+    alert_at: tuple[int, ...] = Field(
+        default=(50, 75, 90), description="Percentages of the budget that raise an alert."
+    )
+    min_accuracy: float = Field(
+        default=0.95, gt=0.5, lt=1.0, description="Accuracy that the gate asks for."
+    )
+
+    @model_validator(mode="after")
+    def _alerts_ascend(self) -> TenantSettings:
+        ascending = all(a < b for a, b in zip(self.alert_at, self.alert_at[1:], strict=False))
+        if not ascending or not all(0 < p < 100 for p in self.alert_at):
+            raise ValueError("alert_at must ascend between 1 and 99; 100 is always an alert")
+        return self
+
+    @property
+    def budget_nanos(self) -> int:
+        """The budget in nano-dollars."""
+        return int(self.budget_usd * 1_000_000_000)
+
+
+class Settings(_Table):
+    """tenants.toml as a whole. Every key has a default, so an empty table is valid."""
+
+    first_day: date = Field(
+        default=date(2026, 1, 1), description="First daily partition (UTC day of delivery)."
+    )
+    engine: EngineSettings = Field(default_factory=EngineSettings)
+    batches: BatchSettings = Field(default_factory=BatchSettings)
+    cache: CacheSettings = Field(default_factory=CacheSettings)
+    input: InputSettings = Field(default_factory=InputSettings)
+    service: ServiceSettings = Field(default_factory=ServiceSettings)
+    tenants: Mapping[Annotated[str, Field(pattern=TENANT_NAME)], TenantSettings] = Field(
+        default_factory=dict, description="Name to settings."
+    )
+
+    @model_validator(mode="after")
+    def _pools_agree(self) -> Settings:
+        for name, tenant in self.tenants.items():
+            if tenant.pool in self.tenants:
+                raise ValueError(f"tenants.{name}.pool: {tenant.pool!r} is the name of a tenant")
+        return self
+
+
+class Home:
+    """The state folder: paths, and the settings that stand in it.
+
+    A home without a tenants.toml is a demo: the simulator answers, any tenant is known with
+    default settings, and a day without files is filled from the built-in sample.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder.absolute()
+
+    @classmethod
+    def from_environment(cls) -> Home:
+        """`$REVIEW_OPTIMIZER_HOME`, else `.review_optimizer/` in the current folder."""
+        return cls(Path(os.environ.get(HOME_VARIABLE) or ".review_optimizer"))
+
+    def __repr__(self) -> str:
+        return f"Home({str(self.folder)!r})"
+
+    @property
+    def tenants_file(self) -> Path:
+        return self.folder / "tenants.toml"
+
+    @property
+    def inbox(self) -> Path:
+        return self.folder / "inbox"
+
+    @property
+    def warehouse(self) -> Path:
+        return self.folder / "warehouse.duckdb"
+
+    @property
+    def journal(self) -> Path:
+        return self.folder / "journal"
+
+    @property
+    def published(self) -> Path:
+        return self.folder / "published"
+
+    @property
+    def dagster(self) -> Path:
+        return self.folder / "dagster"
+
+    @property
+    def is_demo(self) -> bool:
+        return not self.tenants_file.exists()
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The validated settings; defaults in a demo home.
+
+        Raises ConfigError with file and key.
+        """
+        if self.is_demo:
+            return Settings(engine=EngineSettings(name="simulator"))
+        try:
+            data = tomllib.loads(self.tenants_file.read_text(encoding="utf-8"))
+            settings = Settings.model_validate(data)
+        except OSError as error:
+            raise ConfigError(self.tenants_file, "", f"cannot be read: {error}") from error
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(self.tenants_file, "", f"is not valid TOML: {error}") from error
+        except ValidationError as error:
+            raise ConfigError.of(self.tenants_file, error) from error
+        for name, tenant in settings.tenants.items():
+            try:
+                load_taxonomy(tenant.taxonomy, self.folder / "taxonomies")
+            except ConfigError as error:
+                raise ConfigError(
+                    self.tenants_file, f"tenants.{name}.taxonomy", f"cannot be used: {error}"
+                ) from error
+        return settings
+
+    def tenant(self, name: str) -> TenantSettings:
+        """Settings of a tenant; defaults for any name in a demo home.
+
+        Raises UserError for a tenant that tenants.toml does not have.
+        """
+        if (found := self.settings.tenants.get(name)) is not None:
+            return found
+        if self.is_demo:
+            return TenantSettings()
+        raise UserError(
+            f"{name!r} is no tenant of {self.tenants_file}; add [tenants.{name}] there, "
+            f"or choose one of: {', '.join(sorted(self.settings.tenants)) or '(none yet)'}"
+        )
+
+    def taxonomy(self, tenant: str) -> Taxonomy:
+        """The taxonomy of a tenant; `taxonomies/NAME.toml` in the home wins over a shipped one."""
+        return load_taxonomy(self.tenant(tenant).taxonomy, self.folder / "taxonomies")
+
+    def claim(self) -> None:
+        """Mark the home as demo or real on first use, and refuse to mix the two.
+
+        Raises UserError where demo data would meet a tenants.toml, or the other way round.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        kind = "demo" if self.is_demo else "real"
+        marker = self.folder / "home.json"
+        if not marker.exists():
+            marker.write_text(json.dumps({"kind": kind}) + "\n", encoding="utf-8")
+            return
+        claimed = json.loads(marker.read_text(encoding="utf-8"))["kind"]
+        if claimed != kind:
+            missing = "has lost its tenants.toml: put it back"
+            mixed = "holds demo data and must not be mixed with real tenants: remove tenants.toml"
+            problem = mixed if claimed == "demo" else missing
+            raise UserError(
+                f"{self.folder} {problem}, or set {HOME_VARIABLE} to another, empty folder"
+            )

@@ -1,0 +1,164 @@
+"""Taxonomies: one TOML file a kind of document; what the model is asked and which labels exist."""
+
+from __future__ import annotations
+
+import hashlib
+import tomllib
+from collections.abc import Mapping
+from functools import cached_property, lru_cache
+from importlib import resources
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from review_optimizer_dagster.errors import ConfigError
+
+
+class LabelField(BaseModel):
+    """One question asked of every document, with its closed set of labels."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$", description="Name of the field and column.")
+    question: str = Field(min_length=1, description="What the model is asked.")
+    labels: tuple[str, ...] = Field(min_length=2, description="The closed set of labels.")
+    definitions: Mapping[str, str] = Field(
+        default_factory=dict, description="What a label means, for the prompt; label to sentence."
+    )
+    truth_column: str | None = Field(
+        default=None,
+        description="Input column that holds the true label; the main field reads `label`.",
+    )
+    truth_aliases: Mapping[str, str] = Field(
+        default_factory=dict, description="Other spellings of a true label, lower case, to a label."
+    )
+    coarse: Mapping[str, str] = Field(
+        default_factory=dict,
+        description="A truth with fewer classes is scored by this mapping: label to coarse class.",
+    )
+    stars: Mapping[str, str] = Field(
+        default_factory=dict, description="Weak truth: star rating (1-5) to label."
+    )
+
+    @model_validator(mode="after")
+    def _labels_exist(self) -> LabelField:
+        if len(set(self.labels)) != len(self.labels):
+            raise ValueError(f"field {self.name}: a label stands twice")
+        for key, used in (
+            ("definitions", self.definitions.keys()),
+            ("truth_aliases", self.truth_aliases.values()),
+            ("coarse", self.coarse.keys()),
+            ("stars", self.stars.values()),
+        ):
+            if unknown := sorted(set(used) - set(self.labels)):
+                raise ValueError(f"field {self.name}: {key} names unknown labels {unknown}")
+        return self
+
+    def parse_truth(self, value: object) -> str | None:
+        """The label that an input's truth value means, or None where it means none.
+
+        Exact labels win, then aliases; both without regard to case and outer space.
+        """
+        spelled = str(value).strip().lower()
+        by_lower = {label.lower(): label for label in self.labels}
+        return by_lower.get(spelled) or self.truth_aliases.get(spelled)
+
+    def agrees(self, answer: str, truth: str, truth_classes: frozenset[str]) -> bool:
+        """Whether an answer is right, given the classes that the truth knows at all.
+
+        A truth that never says `mixed` cannot call `mixed` wrong by itself: where the truth's
+        classes are fewer than the field's, both sides are mapped by `coarse` first.
+        """
+        if answer == truth:
+            return True
+        if not self.coarse or not truth_classes < frozenset(self.labels):
+            return False
+        if answer in truth_classes:
+            return False
+        coarse = self.coarse.get(answer)
+        return coarse is not None and coarse == self.coarse.get(truth)
+
+
+class Taxonomy(BaseModel):
+    """A kind of document: its fields, the first of them the main one, and the prompt's text."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    version: int = Field(ge=1, description="Raised by hand when the meaning of a label changes.")
+    document: str = Field(description="What one document is called in the prompt, e.g. `review`.")
+    instructions: str = Field(min_length=1, description="The static part of the prompt.")
+    fields: tuple[LabelField, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _names_differ(self) -> Taxonomy:
+        names = [field.name for field in self.fields]
+        if len(set(names)) != len(names):
+            raise ValueError("two fields have the same name")
+        return self
+
+    @property
+    def main(self) -> LabelField:
+        """The field that an input's `label` column is the truth of."""
+        return self.fields[0]
+
+    @cached_property
+    def identity(self) -> str:
+        """Name, version and a digest of the label sets: `reviews@1.3f2a9c04`."""
+        sets = repr([(field.name, field.labels) for field in self.fields])
+        return f"{self.name}@{self.version}.{_digest(sets)}"
+
+    @cached_property
+    def prompt_identity(self) -> str:
+        """A digest of every word of the taxonomy that goes into the prompt."""
+        words = repr(
+            (
+                self.document,
+                self.instructions,
+                [(f.name, f.question, sorted(f.definitions.items())) for f in self.fields],
+            )
+        )
+        return _digest(words)
+
+    def truth_columns(self) -> dict[str, LabelField]:
+        """Input column to the field whose truth it holds."""
+        columns = {field.truth_column or field.name: field for field in self.fields[1:]}
+        return {self.main.truth_column or "label": self.main} | columns
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=4).hexdigest()
+
+
+def read_taxonomy(path: Path) -> Taxonomy:
+    """Read one taxonomy file.
+
+    Raises ConfigError with the file and the key where it is not valid.
+    """
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        return Taxonomy.model_validate(data)
+    except OSError as error:
+        raise ConfigError(path, "", f"cannot be read: {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(path, "", f"is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError.of(path, error) from error
+
+
+@lru_cache(maxsize=32)
+def load_taxonomy(name: str, folder: Path | None = None) -> Taxonomy:
+    """The taxonomy of that name: `folder/NAME.toml` where it exists, else the shipped one.
+
+    Raises ConfigError with the names that exist.
+    """
+    shipped = Path(str(resources.files(__name__)))
+    places = [place for place in (folder, shipped) if place is not None]
+    for place in places:
+        if (path := place / f"{name}.toml").is_file():
+            taxonomy = read_taxonomy(path)
+            if taxonomy.name != name:
+                raise ConfigError(path, "name", f"is {taxonomy.name!r}, but the file is {name!r}")
+            return taxonomy
+    known = sorted({path.stem for place in places for path in place.glob("*.toml")})
+    raise ConfigError(places[0], name, f"is no taxonomy; there are {', '.join(known)}")

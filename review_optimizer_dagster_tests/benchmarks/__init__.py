@@ -1,0 +1,1 @@
+"""Measurements that print tables with sample sizes; not tests."""
