@@ -1,0 +1,145 @@
+"""From budgets and verdicts to alerts, each raised once; beside the flow, read by run and sensor.
+
+The raised alerts live in the journal's state, where every process sees them at once; each run
+copies them into the warehouse.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from typing import Literal, TypeAlias
+
+from review_optimizer_dagster.core.costs import JSON, State
+
+Severity: TypeAlias = Literal["warning", "critical"]
+
+KEY_PREFIX = "alert:"
+SPENT = 100  # per cent; always an alert
+MILLIONTHS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Alert:
+    """One thing that somebody has to know."""
+
+    alert_id: str
+    """The same for the same kind, tenant, period, threshold and version of the limit."""
+    kind: str
+    """budget, or gate."""
+    tenant: str
+    period: str
+    """The month (2026-11) or day (2026-11-22), UTC."""
+    threshold: int
+    """Per cent of the limit."""
+    severity: Severity
+    message: str
+    raised_at: datetime
+    value: int
+    """What was measured: nano-dollars of a budget, millionths of an accuracy."""
+    limit: int
+    """What it was measured against, in the same unit."""
+
+
+def _alert_id(*parts: object) -> str:
+    return hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=16).hexdigest()
+
+
+def _dollars(nanos: int) -> str:
+    return f"${Decimal(nanos) / 1_000_000_000:,.4f}"
+
+
+def budget_alerts(
+    tenant: str,
+    period: str,
+    spent_nanos: int,
+    amount_nanos: int,
+    thresholds: Sequence[int],
+    *,
+    refused: bool = False,
+) -> list[Alert]:
+    """An alert for every threshold (per cent) that the spend has reached; 100 is always one.
+
+    `refused`: the budget has refused a request. Reservations stop a tenant short of its amount,
+    so the spend itself may never reach 100 %. Another amount is another version of the budget, and
+    raises its thresholds anew.
+    """
+    now = datetime.now(UTC)
+    return [
+        Alert(
+            alert_id=_alert_id("budget", tenant, period, threshold, amount_nanos),
+            kind="budget",
+            tenant=tenant,
+            period=period,
+            threshold=threshold,
+            severity="critical" if threshold == SPENT else "warning",
+            message=_budget_message(tenant, period, threshold, spent_nanos, amount_nanos),
+            raised_at=now,
+            value=spent_nanos,
+            limit=amount_nanos,
+        )
+        for threshold in sorted({*thresholds, SPENT})
+        if spent_nanos * 100 >= threshold * amount_nanos or (refused and threshold == SPENT)
+    ]
+
+
+def _budget_message(tenant: str, period: str, threshold: int, spent: int, amount: int) -> str:
+    of = f"{_dollars(spent)} of the {_dollars(amount)} that {tenant} may spend in {period}"
+    if threshold == SPENT:
+        return (
+            f"{of} is spent: nothing more is sent, and reviews the cache cannot answer are "
+            f"deferred; raise tenants.{tenant}.budget_usd and run the day again"
+        )
+    return f"{of} is spent: {threshold} % is reached"
+
+
+def gate_alert(
+    tenant: str,
+    day: date,
+    taxonomy: str,
+    verdict: str,
+    upper: float | None,
+    threshold: float,
+    detail: str,
+) -> Alert | None:
+    """The alert of a tenant's day that the gate failed; None for any other verdict.
+
+    upper: upper end of the accuracy's interval, None where the contract was all there is to tell.
+    """
+    if verdict != "failed":
+        return None
+    return Alert(
+        alert_id=_alert_id("gate", tenant, day, threshold, taxonomy),
+        kind="gate",
+        tenant=tenant,
+        period=day.isoformat(),
+        threshold=round(threshold * 100),
+        severity="critical",
+        message=f"the gate failed for {tenant} on {day}, so nothing of it is published: {detail}",
+        raised_at=datetime.now(UTC),
+        value=round((upper or 0.0) * MILLIONTHS),
+        limit=round(threshold * MILLIONTHS),
+    )
+
+
+def raise_once(state: State, alerts: Iterable[Alert]) -> list[Alert]:
+    """Record alerts, and return those that no process has raised before."""
+    return [alert for alert in alerts if state.add(KEY_PREFIX + alert.alert_id, _as_json(alert))]
+
+
+def raised(state: State) -> list[Alert]:
+    """Every alert raised so far, oldest first."""
+    values = (state.get(key) for key in state.keys(KEY_PREFIX))
+    alerts = [_from_json(value) for value in values if value is not None]
+    return sorted(alerts, key=lambda alert: (alert.raised_at, alert.alert_id))
+
+
+def _as_json(alert: Alert) -> JSON:
+    return asdict(alert) | {"raised_at": alert.raised_at.isoformat()}
+
+
+def _from_json(value: JSON) -> Alert:
+    return Alert(**value | {"raised_at": datetime.fromisoformat(value["raised_at"])})

@@ -1,0 +1,242 @@
+"""The command `review-optimizer`: run a day, open the UI, start a real home."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from datetime import UTC, date, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from review_optimizer_dagster.config import HOME_VARIABLE, Home
+from review_optimizer_dagster.errors import UserError
+
+EXIT_CODES = """exit codes: 0 done; 1 the gate failed a tenant's day; 2 something you can mend (the
+message says what); 3 the run broke"""
+
+EXAMPLES = """examples:
+  review-optimizer run                                   yesterday, from the inbox
+  review-optimizer run --reviews reviews.jsonl.gz --tenant acme
+  review-optimizer run --date 2026-11-20 --json summary.json
+  review-optimizer run --reviews gold.parquet --engine simulator --answers gold.parquet
+"""
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Every command and option, with its help."""
+    parser = argparse.ArgumentParser(
+        prog="review-optimizer",
+        description="Label every review of a day as a large language model would, for far less.",
+        epilog=f"State lives in ${HOME_VARIABLE} (default .review_optimizer/ here). {EXIT_CODES}",
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    run = commands.add_parser(
+        "run",
+        help="run one day's partition",
+        epilog=EXAMPLES + "\n" + EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    run.add_argument("--reviews", type=Path, metavar="FILE", help="copy this file into the inbox")
+    run.add_argument("--tenant", metavar="T", help="whose inbox --reviews goes to")
+    run.add_argument(
+        "--date",
+        type=date.fromisoformat,
+        metavar="D",
+        help="UTC day of delivery, YYYY-MM-DD (default: yesterday)",
+    )
+    run.add_argument(
+        "--engine",
+        choices=["openai", "simulator"],
+        help="who answers (default: the engine of tenants.toml; the simulator in a demo home)",
+    )
+    run.add_argument(
+        "--answers", type=Path, metavar="FILE", help="simulator: answer from these labelled texts"
+    )
+    run.add_argument(
+        "--answer-error",
+        type=float,
+        default=0.0,
+        metavar="RATE",
+        help="simulator: share of answers that are wrong, 0 to 1",
+    )
+    run.add_argument(
+        "--latency",
+        type=float,
+        default=0.05,
+        metavar="S",
+        help="simulator: seconds that a request takes (default 0.05)",
+    )
+    run.add_argument(
+        "--reclassify",
+        action="store_true",
+        help="ask the model again about every text of the day, and pay again",
+    )
+    run.add_argument("--json", type=Path, metavar="OUT", help="write the run's summary here")
+
+    ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
+    ui.add_argument("--port", type=int, default=3000)
+    ui.add_argument("--host", default="127.0.0.1")
+
+    commands.add_parser("init", help="write a commented tenants.toml and make a real home")
+
+    simulator = commands.add_parser(
+        "simulator", help="serve the OpenAI-compatible simulator on loopback"
+    )
+    simulator.add_argument("--port", type=int, default=8089)
+    simulator.add_argument("--latency", type=float, default=0.05, metavar="S")
+    simulator.add_argument("--error-rate", type=float, default=0.0, metavar="RATE")
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run a command and leave with its exit code."""
+    code = _dispatch(build_parser().parse_args(arguments))
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Interpreter shutdown with duckdb 2.0 and polars loaded prints pages of binding warnings over
+    # the table that was just shown. Everything is closed by now, so there is nothing to shut down.
+    os._exit(code)
+
+
+def _dispatch(options: argparse.Namespace) -> int:
+    home = Home.from_environment()
+    try:
+        if options.command == "run":
+            return run(home, options)
+        if options.command == "ui":
+            return ui(home, options.host, options.port)
+        if options.command == "simulator":
+            return serve_simulator(options)
+        return init(home)
+    except UserError as error:
+        sys.stderr.write(f"review-optimizer: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("\nreview-optimizer: stopped; run again to go on\n")
+        return 130
+
+
+def run(home: Home, options: argparse.Namespace) -> int:
+    """Run one partition, print its table, and write its summary."""
+    day = options.date or (datetime.now(UTC) - timedelta(days=1)).date()
+    _check_run(home, options, day)
+    home.claim()
+    if options.reviews is not None:
+        from review_optimizer_dagster.storage.inbox import deliver
+
+        deliver(home, options.reviews, day, options.tenant)
+    from review_optimizer_dagster.defs.execution import run_day, summarise
+    from review_optimizer_dagster.terminal import RunDisplay, print_problem, print_summary
+
+    engine = _engine_config(options)
+    with RunDisplay(day):
+        outcome = run_day(home, day, engine)
+    if outcome.problem is not None:
+        print_problem(outcome.problem)
+        return 2 if outcome.user_can_mend else 3
+    name = home.settings.engine.name if engine["name"] == "configured" else engine["name"]
+    summary = summarise(home, day, name, outcome)
+    print_summary(summary)
+    if options.json is not None:
+        options.json.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    failed = summary["accuracy"] is not None and summary["accuracy"]["gate"] == "failed"
+    return 1 if failed or outcome.gate_blocked else 0
+
+
+def _check_run(home: Home, options: argparse.Namespace, day: date) -> None:
+    """Refuse what cannot work before anything is copied or started."""
+    settings = home.settings
+    if options.tenant is not None and options.reviews is None:
+        raise UserError("--tenant says whose inbox --reviews goes to: give --reviews FILE too")
+    if not settings.first_day <= day <= datetime.now(UTC).date():
+        raise UserError(
+            f"--date {day} is no partition: days go from {settings.first_day} (first_day) to today"
+        )
+    engine = options.engine or settings.engine.name
+    if engine != "simulator":
+        if options.answers is not None or options.answer_error:
+            raise UserError("--answers and --answer-error need --engine simulator")
+        settings.engine.api_key()
+    if options.answers is not None and not options.answers.is_file():
+        raise UserError(f"--answers {options.answers} is no file")
+    if not 0.0 <= options.answer_error <= 1.0:
+        raise UserError(f"--answer-error {options.answer_error} is no share between 0 and 1")
+    if options.json is not None and not options.json.absolute().parent.is_dir():
+        raise UserError(f"--json {options.json}: its folder does not exist")
+
+
+def _engine_config(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "name": options.engine or "configured",
+        "answers": str(options.answers.absolute()) if options.answers else "",
+        "answer_error": options.answer_error,
+        "latency_seconds": options.latency,
+        "reclassify": options.reclassify,
+    }
+
+
+def ui(home: Home, host: str, port: int) -> int:
+    """Become `dagster dev` on the home's own instance."""
+    import shutil
+    import signal
+    import socket
+
+    from review_optimizer_dagster.defs.execution import prepare_instance_folder
+
+    home.claim()
+    dagster = shutil.which("dagster", path=f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}")
+    if dagster is None or shutil.which("dagster-webserver", path=Path(dagster).parent) is None:
+        raise UserError("the UI is not installed: install the extra `ui` of this package")
+    with socket.socket() as probe:
+        # dagster dev would start a second time on a port in use without a word.
+        if probe.connect_ex((host, port)) == 0:
+            raise UserError(f"port {port} is in use: give another with --port, or stop what has it")
+    prepare_instance_folder(home)
+    os.environ[HOME_VARIABLE] = str(home.folder)
+    # A shell that starts this in the background has SIGINT ignored, and dagster would inherit it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    module = "review_optimizer_dagster.definitions"
+    os.execv(dagster, [dagster, "dev", "-m", module, "-h", host, "-p", str(port)])  # noqa: S606
+
+
+def serve_simulator(options: argparse.Namespace) -> int:
+    """Serve the simulator until interrupted."""
+    from review_optimizer_dagster.simulator.judge import LexiconJudge
+    from review_optimizer_dagster.simulator.server import Simulator, serve
+
+    simulator = Simulator(
+        LexiconJudge(),
+        latency_seconds=options.latency,
+        error_rate=options.error_rate,
+        port=options.port,
+    )
+    serve(simulator, lambda url: sys.stdout.write(f"simulator at {url}; any key will do\n"))
+    return 0
+
+
+def init(home: Home) -> int:
+    """Write a commented tenants.toml."""
+    from rich.console import Console
+
+    from review_optimizer_dagster.config import commented_settings
+
+    if not home.is_demo:
+        raise UserError(f"{home.tenants_file} is there already; edit it")
+    if (home.folder / "home.json").exists():
+        raise UserError(
+            f"{home.folder} holds demo data, which must not be mixed with real tenants: set "
+            f"{HOME_VARIABLE} to another, empty folder"
+        )
+    home.folder.mkdir(parents=True, exist_ok=True)
+    home.tenants_file.write_text(commented_settings(), encoding="utf-8")
+    Console(soft_wrap=True).print(
+        f"wrote {home.tenants_file}\nNext: name your tenants there, put files into "
+        f"{home.inbox}/TENANT/YYYY-MM-DD/, export the key, and run `review-optimizer run`.",
+        markup=False,
+        highlight=False,
+    )
+    return 0

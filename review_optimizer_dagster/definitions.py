@@ -1,0 +1,43 @@
+"""The one Definitions object: what exists."""
+
+import warnings
+
+import dagster as dg
+
+# A check that knows its partition is a preview feature, and the one way to judge a day by itself.
+warnings.filterwarnings("ignore", category=dg.PreviewWarning)
+
+from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.defs import (
+    automation,
+    caching,
+    classification,
+    gate,
+    ingestion,
+    money,
+    publishing,
+)
+from review_optimizer_dagster.defs.resources import Engine, HomeFolder
+from review_optimizer_dagster.storage.warehouse import Warehouse
+
+_HOME = Home.from_environment()
+
+_OWNERS = ["team:reviews"]
+_MODULES = [ingestion, caching, classification, money, gate, publishing]
+
+defs = dg.Definitions(
+    assets=dg.map_asset_specs(
+        lambda spec: spec.replace_attributes(owners=_OWNERS),
+        dg.load_assets_from_modules(_MODULES),
+    ),
+    asset_checks=dg.load_asset_checks_from_modules(_MODULES),
+    jobs=[automation.daily_reviews],
+    schedules=[automation.yesterday],
+    sensors=[automation.inbox_arrivals, automation.budget_alerts],
+    executor=dg.in_process_executor,
+    resources={
+        "home_folder": HomeFolder(folder=str(_HOME.folder)),
+        "warehouse": Warehouse(database=str(_HOME.warehouse)),
+        "engine": Engine(),
+    },
+)

@@ -1,0 +1,1 @@
+"""The Dagster layer, thin: read, one call into core, write, metadata."""

@@ -1,0 +1,59 @@
+"""Alerts: raised once, kept in the journal, copied into the warehouse by each run."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+from review_optimizer_dagster.alerts.channels import deliver
+from review_optimizer_dagster.alerts.rules import Alert, budget_alerts, raise_once, raised
+from review_optimizer_dagster.config import MIXED_INBOX, Home
+from review_optimizer_dagster.defs.resources import HomeFolder, budget, utc_now
+from review_optimizer_dagster.storage.partition import replace_alerts
+from review_optimizer_dagster.storage.warehouse import Connection
+
+
+def known_tenants(home: Home) -> list[str]:
+    """Every tenant that can have spent something: configured, or any that delivered to a demo."""
+    folders = {path.name for path in home.inbox.glob("*") if path.is_dir()} - {MIXED_INBOX}
+    return sorted(set(home.settings.tenants) | (folders if home.is_demo else set()))
+
+
+def budget_alerts_due(home_folder: HomeFolder, tenants: Sequence[str]) -> list[Alert]:
+    """Every threshold that these tenants' spend of the current period has reached.
+
+    Simulated spend has counters and alerts of its own.
+    """
+    home, now = home_folder.home, utc_now()
+    due: list[Alert] = []
+    with home_folder.state() as state:
+        for tenant in tenants:
+            settings = home.tenant(tenant)
+            for simulated in (False, True):
+                counter = budget(home, state, tenant, simulated, now)
+                due += budget_alerts(
+                    tenant,
+                    counter.period_key,
+                    counter.spent(),
+                    settings.budget_nanos,
+                    settings.alert_at,
+                )
+    return due
+
+
+def note_alerts(
+    log: logging.Logger,
+    home_folder: HomeFolder,
+    connection: Connection | None,
+    alerts: Sequence[Alert],
+) -> list[Alert]:
+    """Raise and deliver what was not raised before, and copy every alert into the warehouse.
+
+    A sensor has no connection: the next run copies what it raised. Returns the new alerts.
+    """
+    with home_folder.state() as state:
+        new = raise_once(state, alerts)
+        deliver(new, log)
+        if connection is not None:
+            replace_alerts(connection, raised(state))
+    return new

@@ -1,0 +1,80 @@
+"""What starts runs and raises alerts. Schedule and sensors ship stopped."""
+
+import json
+from datetime import UTC, timedelta
+
+import dagster as dg
+
+from review_optimizer_dagster.defs.alerting import budget_alerts_due, known_tenants, note_alerts
+from review_optimizer_dagster.defs.partitions import DAILY
+from review_optimizer_dagster.defs.resources import HomeFolder, utc_now
+from review_optimizer_dagster.storage import inbox
+
+_SETTLE_SECONDS = 15  # a file that changed this lately may still be arriving
+_MOST_RUNS = 30  # a month of late deliveries in one evaluation
+
+daily_reviews = dg.define_asset_job(
+    "daily_reviews",
+    selection=dg.AssetSelection.all(),
+    partitions_def=DAILY,
+    executor_def=dg.in_process_executor,
+    description="One day of delivery, from the inbox to the published tables.",
+)
+
+
+@dg.schedule(
+    job=daily_reviews,
+    cron_schedule="15 1 * * *",
+    execution_timezone="UTC",
+    default_status=dg.DefaultScheduleStatus.STOPPED,
+    description="Runs the day before, at 01:15 UTC.",
+)
+def yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
+    """Ask for yesterday's partition; today's is not complete yet."""
+    day = (context.scheduled_execution_time.astimezone(UTC) - timedelta(days=1)).date()
+    return dg.RunRequest(run_key=day.isoformat(), partition_key=day.isoformat())
+
+
+@dg.sensor(
+    job=daily_reviews,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Asks for a run of each day whose files in the inbox are new or changed.",
+)
+def inbox_arrivals(
+    context: dg.SensorEvaluationContext, home_folder: HomeFolder
+) -> dg.SensorResult | dg.SkipReason:
+    """Compare the inbox with what was seen before, a day at a time, oldest first."""
+    delivered = inbox.delivered_days(home_folder.home.inbox)
+    seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
+    valid = set(DAILY.get_partition_keys())
+    ran = context.instance.get_materialized_partitions(dg.AssetKey("raw_reviews"))
+    settled_before = utc_now() - timedelta(seconds=_SETTLE_SECONDS)
+    requests = []
+    for day, delivery in sorted(delivered.items()):
+        key = day.isoformat()
+        if key not in valid or delivery.changed_at > settled_before:
+            continue  # not a day yet, or a file is still arriving: the next evaluation sees it
+        # Runs from the command line before the sensor was switched on count as seen.
+        if seen.get(key) != delivery.digest and (key in seen or key not in ran):
+            requests.append(dg.RunRequest(run_key=f"{key}:{delivery.digest}", partition_key=key))
+        seen[key] = delivery.digest
+        if len(requests) == _MOST_RUNS:
+            break
+    if not requests and json.dumps(seen) == context.cursor:
+        return dg.SkipReason("no new files in the inbox")
+    return dg.SensorResult(run_requests=requests, cursor=json.dumps(seen))
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    jobs=[daily_reviews],
+    description="Raises an alert when a tenant's spend reaches 50, 75, 90 or 100 % of its budget.",
+)
+def budget_alerts(context: dg.SensorEvaluationContext, home_folder: HomeFolder) -> dg.SkipReason:
+    """Read the live counters in the journal, which a run that is going on keeps up to date."""
+    due = budget_alerts_due(home_folder, known_tenants(home_folder.home))
+    new = note_alerts(context.log, home_folder, None, due)
+    reached = ", ".join(f"{alert.tenant} {alert.threshold} %" for alert in new)
+    return dg.SkipReason(f"raised: {reached}" if reached else "no new threshold was reached")

@@ -1,0 +1,47 @@
+"""Tables and money as the Dagster UI shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import dagster as dg
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
+    """Rows as a table; Dagster takes only plain values."""
+    records = [
+        dg.TableRecord(
+            {
+                key: value if isinstance(value, str | int | float | bool) else str(value)
+                for key, value in row.items()
+                if value is not None
+            }
+        )
+        for row in rows
+    ]
+    if not records:
+        return dg.MetadataValue.text("none")
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    types = {
+        key: _column_type(next((r[key] for r in rows if r[key] is not None), "")) for key in columns
+    }
+    return dg.MetadataValue.table(
+        records,
+        schema=dg.TableSchema([dg.TableColumn(key, types[key]) for key in columns]),
+    )
+
+
+def _column_type(value: object) -> str:
+    kinds = {bool: "bool", int: "int", float: "float"}
+    return kinds.get(type(value), "string")
+
+
+def usd(nanos: int) -> float:
+    """Nano-dollars as dollars, for a plot; the exact figures are in the tables."""
+    return nanos / 1e9
+
+
+def share(part: int, whole: int) -> float:
+    """A share of 0 to 1; 0 of nothing."""
+    return part / whole if whole else 0.0

@@ -1,0 +1,1 @@
+"""A stand-in for the model: an OpenAI-compatible endpoint, its judges, and sample reviews."""

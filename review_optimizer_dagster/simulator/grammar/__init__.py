@@ -1,0 +1,1 @@
+"""The sample's words: `shared.toml`, and one TOML file a category."""

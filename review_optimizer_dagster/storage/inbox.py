@@ -1,0 +1,99 @@
+"""Where deliveries arrive: `inbox/<tenant>/<day>/`, and `inbox/_mixed/<day>/` for many tenants."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from pathlib import Path
+
+from review_optimizer_dagster.config import MIXED_INBOX, TENANT_NAME, Home
+from review_optimizer_dagster.core.reviews import Source
+from review_optimizer_dagster.errors import UserError
+
+# A file that is still being written has such a name, by the habit of most tools.
+_UNFINISHED = (".tmp", ".part", ".partial", ".crdownload")
+
+
+def day_files(inbox: Path, day: date) -> list[Source]:
+    """The day's delivered files, in order of tenant and name; hidden and unfinished ones not."""
+    found = []
+    for folder in sorted(inbox.glob(f"*/{day.isoformat()}")):
+        tenant = folder.parent.name
+        if tenant != MIXED_INBOX and not re.match(TENANT_NAME, tenant):
+            raise UserError(
+                f"{folder.parent} is no tenant's inbox: a tenant's name is lower case letters, "
+                "digits, - and _; rename the folder"
+            )
+        for path in sorted(folder.iterdir()):
+            if path.is_file() and not _unfinished(path):
+                name = path.relative_to(inbox).as_posix()
+                found.append(
+                    Source(path=path, file=name, tenant=None if tenant == MIXED_INBOX else tenant)
+                )
+    return found
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """A day's files: a digest of their names, sizes and times of change, and the last change."""
+
+    digest: str
+    changed_at: datetime
+
+
+def delivered_days(inbox: Path) -> dict[date, Delivery]:
+    """Each day that has files. Folders whose name is no day are left alone."""
+    days: dict[date, list[str]] = {}
+    changed: dict[date, float] = {}
+    for path in sorted(inbox.glob("*/*/*")):
+        if not path.is_file() or _unfinished(path):
+            continue
+        try:
+            day = date.fromisoformat(path.parent.name)
+        except ValueError:
+            continue
+        stat = path.stat()
+        name = path.relative_to(inbox).as_posix()
+        days.setdefault(day, []).append(f"{name}|{stat.st_size}|{stat.st_mtime_ns}")
+        changed[day] = max(changed.get(day, 0.0), stat.st_mtime)
+    return {
+        day: Delivery(
+            digest=hashlib.blake2b("\n".join(lines).encode(), digest_size=8).hexdigest(),
+            changed_at=datetime.fromtimestamp(changed[day], UTC),
+        )
+        for day, lines in days.items()
+    }
+
+
+def deliver(home: Home, file: Path, day: date, tenant: str | None) -> Path:
+    """Copy a file into the inbox, whole or not at all; returns where it lies.
+
+    Without a tenant it goes to the home's only tenant, or, where there are more, to the mixed
+    inbox, whose rows name their tenant. Raises UserError for a file that is not there or an
+    unknown tenant.
+    """
+    if not file.is_file():
+        raise UserError(f"{file} is no file: give --reviews the path of a file that can be read")
+    if tenant is None:
+        known = sorted(home.settings.tenants)
+        tenant = known[0] if len(known) == 1 else "default" if home.is_demo else MIXED_INBOX
+    else:
+        if not re.match(TENANT_NAME, tenant):
+            raise UserError(
+                f"{tenant!r} is no tenant's name: lower case letters, digits, - and _, please"
+            )
+        home.tenant(tenant)
+    folder = home.inbox / tenant / day.isoformat()
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / file.name
+    partial = folder / f".{file.name}.part"
+    shutil.copyfile(file, partial)
+    partial.replace(target)
+    return target
+
+
+def _unfinished(path: Path) -> bool:
+    return path.name.startswith(".") or path.name.endswith(_UNFINISHED)

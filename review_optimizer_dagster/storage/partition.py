@@ -1,0 +1,393 @@
+"""One day's rows, as each step of the flow reads and writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import date, datetime
+
+import polars as pl
+
+from review_optimizer_dagster.alerts.rules import Alert
+from review_optimizer_dagster.core.cache import ENTRIES, USAGE
+from review_optimizer_dagster.core.quality import RESULTS
+from review_optimizer_dagster.storage.warehouse import Connection
+
+
+def tenants(connection: Connection, day: date) -> list[str]:
+    """The tenants that delivered something on a day, in order."""
+    rows = connection.rows(
+        "SELECT DISTINCT tenant FROM raw_reviews WHERE day = ? ORDER BY tenant", [day]
+    )
+    return [str(tenant) for (tenant,) in rows]
+
+
+def delivered(connection: Connection, day: date) -> pl.DataFrame:
+    """What each tenant delivered on a day: tenant, taxonomy, reviews, with_truth, synthetic."""
+    return connection.frame(
+        "SELECT tenant, taxonomy, count(*) AS reviews, "
+        "count(*) FILTER (WHERE truth <> '{}') AS with_truth, bool_or(synthetic) AS synthetic "
+        "FROM raw_reviews WHERE day = ? GROUP BY ALL ORDER BY tenant",
+        [day],
+    )
+
+
+def quarantine_reasons(connection: Connection, day: date) -> pl.DataFrame:
+    """Why rows of a day were not accepted: file, reason, rows, first_line, detail of one."""
+    return connection.frame(
+        "SELECT tenant, file, reason, count(*) AS rows, min(line) AS first_line, "
+        "min(detail) AS detail FROM quarantined_reviews WHERE day = ? "
+        "GROUP BY ALL ORDER BY rows DESC, file, reason LIMIT 100",
+        [day],
+    )
+
+
+def _identity_frame(identities: Mapping[str, str]) -> pl.DataFrame:
+    return pl.DataFrame(
+        {"tenant": list(identities), "identity": list(identities.values())},
+        schema={"tenant": pl.String, "identity": pl.String},
+    )
+
+
+def drop_stale_resolution(
+    connection: Connection, day: date, identities: Mapping[str, str], everything: bool
+) -> None:
+    """Forget resolutions whose review, text or identity is no longer what it was, or all of them.
+
+    A text whose first review is gone is forgotten whole, so that its repeats find a new first.
+    """
+    if everything:
+        connection.execute("DELETE FROM cache_resolution WHERE day = ?", [day])
+    with connection.view("identities", _identity_frame(identities)):
+        connection.execute(
+            """
+            DELETE FROM cache_resolution WHERE day = $day AND
+            (tenant, review_id, identity, content_key) NOT IN (
+                SELECT (r.tenant, r.review_id, i.identity, r.content_key)
+                FROM raw_reviews r JOIN identities i USING (tenant) WHERE r.day = $day)
+            """,
+            {"day": day},
+        )
+    connection.execute(
+        """
+        DELETE FROM cache_resolution WHERE day = $day AND (identity, content_key) NOT IN (
+            SELECT (identity, content_key) FROM cache_resolution
+            WHERE day = $day AND NOT repeat)
+        """,
+        {"day": day},
+    )
+
+
+def unresolved(connection: Connection, day: date, identities: Mapping[str, str]) -> pl.DataFrame:
+    """Reviews of the day without a resolution.
+
+    Returns tenant, review_id, identity, content_key, title, text, and `known`: whether another
+    review of the day with the same text has one.
+    """
+    with connection.view("identities", _identity_frame(identities)):
+        return connection.frame(
+            """
+            WITH stored AS (SELECT * FROM cache_resolution WHERE day = $day)
+            SELECT r.tenant, r.review_id, i.identity, r.content_key, r.title, r.text,
+                (i.identity, r.content_key) IN (
+                    SELECT (identity, content_key) FROM stored) AS known
+            FROM raw_reviews r JOIN identities i USING (tenant)
+            WHERE r.day = $day AND (r.tenant, r.review_id) NOT IN (
+                SELECT (tenant, review_id) FROM stored)
+            ORDER BY r.tenant, r.review_id
+            """,
+            {"day": day},
+        )
+
+
+def store_resolution(
+    connection: Connection,
+    day: date,
+    reviews: pl.DataFrame,
+    resolution: pl.DataFrame,
+    resolved_at: datetime,
+) -> int:
+    """Store what the cache said of each of these reviews; returns how many there are.
+
+    reviews: rows of `unresolved`; resolution: RESOLUTION of their texts that were not known. The
+    first review of a text (by tenant and id) has the cache's answer; the others repeat it, and
+    count as hits of L1 whether the cache or the model answers the first.
+    """
+    with connection.view("reviews", reviews), connection.view("resolution", resolution):
+        connection.execute(
+            """
+            INSERT INTO cache_resolution
+            WITH texts AS (
+                SELECT identity, content_key, level, labels, source_key, score, near_score, veto
+                FROM cache_resolution WHERE day = $day AND NOT repeat
+                UNION ALL BY NAME SELECT * FROM resolution),
+            ranked AS (
+                SELECT tenant, review_id, identity, content_key, known OR row_number() OVER (
+                    PARTITION BY identity, content_key ORDER BY tenant, review_id) > 1 AS repeat
+                FROM reviews)
+            SELECT $day, r.tenant, r.review_id, identity, content_key, r.repeat,
+                CASE WHEN r.repeat THEN 'l1' ELSE t.level END, t.labels,
+                CASE WHEN r.repeat THEN coalesce(t.source_key, content_key) ELSE t.source_key END,
+                CASE WHEN r.repeat THEN coalesce(t.score, 1.0) ELSE t.score END,
+                t.near_score, t.veto, $resolved_at
+            FROM ranked r JOIN texts t USING (identity, content_key)
+            """,
+            {"day": day, "resolved_at": resolved_at},
+        )
+    return reviews.height
+
+
+def resolution_counts(connection: Connection, day: date) -> dict[str, int]:
+    """How many reviews of a day each level answered; `miss` for none.
+
+    A repeat of a missed text counts as l1, as it will be answered with it.
+    """
+    rows = connection.rows(
+        "SELECT coalesce(level, 'miss'), count(*) FROM cache_resolution WHERE day = ? "
+        "GROUP BY ALL ORDER BY ALL",
+        [day],
+    )
+    return {str(level): int(str(reviews)) for level, reviews in rows}
+
+
+def cache_usage(connection: Connection, day: date, window_days: int) -> pl.DataFrame:
+    """Hits of the days before, on tenant-days that the gate let through: columns of USAGE."""
+    return connection.frame(
+        """
+        SELECT identity, content_key, source_key, level, min(score) AS score,
+            count(*)::BIGINT AS times, day
+        FROM cache_resolution SEMI JOIN (
+            SELECT day, tenant FROM gate_verdicts WHERE verdict <> 'failed') USING (day, tenant)
+        WHERE level IS NOT NULL AND day < $day AND day >= $day - to_days($window::INTEGER)
+        GROUP BY identity, content_key, source_key, level, day
+        """,
+        {"day": day, "window": window_days},
+    ).select(list(USAGE))
+
+
+_ARCHIVE_COLUMNS = (
+    "identity, content_key, content_key AS source_key, text, labels, 1.0::DOUBLE AS score, day"
+)
+
+
+class WarehouseArchive:
+    """L3 over `review_archive`, as it stood for a day: no later answer is ever seen."""
+
+    def __init__(self, connection: Connection, day: date, window_days: int) -> None:
+        self._connection = connection
+        self._day = day
+        self._window_days = window_days
+
+    def exact(self, contents: pl.DataFrame) -> pl.DataFrame:
+        """Entries of exactly these identity and content_key pairs; the newest of each."""
+        with self._connection.view("asked", contents.select("identity", "content_key").unique()):
+            return self._connection.frame(
+                f"""
+                SELECT {_ARCHIVE_COLUMNS} FROM review_archive
+                SEMI JOIN asked USING (identity, content_key) WHERE day <= $day
+                QUALIFY row_number() OVER (
+                    PARTITION BY identity, content_key ORDER BY day DESC) = 1
+                """,  # noqa: S608 (our own names)
+                {"day": self._day},
+            ).select(list(ENTRIES))
+
+    def near(self, identity: str, limit: int) -> pl.DataFrame:
+        """The most useful entries of an identity: the most hits in the window, then the newest."""
+        return self._connection.frame(
+            f"""
+            WITH hits AS (
+                SELECT source_key, count(*) AS times FROM cache_resolution
+                WHERE identity = $identity AND level IS NOT NULL
+                    AND day < $day AND day >= $day - to_days($window::INTEGER)
+                GROUP BY source_key),
+            entries AS (
+                SELECT {_ARCHIVE_COLUMNS} FROM review_archive
+                WHERE identity = $identity AND day <= $day
+                QUALIFY row_number() OVER (PARTITION BY content_key ORDER BY day DESC) = 1)
+            SELECT entries.* FROM entries LEFT JOIN hits USING (source_key)
+            ORDER BY coalesce(times, 0) DESC, day DESC, content_key LIMIT $limit
+            """,  # noqa: S608 (our own names)
+            {
+                "identity": identity,
+                "day": self._day,
+                "window": self._window_days,
+                "limit": limit,
+            },
+        ).select(list(ENTRIES))
+
+
+def unanswered(connection: Connection, day: date) -> pl.DataFrame:
+    """Texts of the day that the cache missed: columns of MISSES, one row a text to be asked."""
+    return connection.frame(
+        """
+        SELECT r.tenant, r.taxonomy, c.identity, c.content_key, r.title, r.text
+        FROM cache_resolution c JOIN raw_reviews r USING (day, tenant, review_id)
+        WHERE c.day = ? AND NOT c.repeat AND c.level IS NULL
+        ORDER BY r.tenant, c.content_key
+        """,
+        [day],
+    )
+
+
+def planned(connection: Connection, day: date) -> pl.DataFrame:
+    """The batch plan with each text: columns of PLAN, title, text."""
+    return connection.frame(
+        """
+        SELECT p.* EXCLUDE (day), r.title, r.text
+        FROM batch_plan p
+        JOIN cache_resolution c USING (day, tenant, identity, content_key)
+        JOIN raw_reviews r USING (day, tenant, review_id)
+        WHERE p.day = ? AND NOT c.repeat
+        ORDER BY p.batch_id, p.position
+        """,
+        [day],
+    )
+
+
+def replace_plan(connection: Connection, day: date, plan: pl.DataFrame) -> None:
+    """Plan these texts (anew); the plan of texts that were answered stays as it was."""
+    with connection.transaction():
+        with connection.view("plan", plan.select("identity", "content_key")):
+            connection.execute(
+                "DELETE FROM batch_plan WHERE day = $day AND ((identity, content_key) IN "
+                "(SELECT (identity, content_key) FROM plan) OR (identity, content_key) NOT IN "
+                "(SELECT (identity, content_key) FROM cache_resolution WHERE day = $day))",
+                {"day": day},
+            )
+        connection.append("batch_plan", plan, day=day)
+
+
+def assembled_results(connection: Connection, day: date) -> pl.DataFrame:
+    """Every accepted review of the day with its labels and where they came from: RESULTS.
+
+    A repeat of a text that the cache missed shares what the model said of it: where there is no
+    answer, it is failed or deferred as its first review is, and no hit.
+    """
+    return connection.frame(
+        """
+        SELECT r.tenant, r.taxonomy, r.review_id, c.identity, r.content_key, r.category,
+            r.product_id, r.rating, r.ts,
+            CASE WHEN c.labels IS NOT NULL THEN 'labelled' ELSE coalesce(a.status, 'failed') END
+                AS status,
+            CASE WHEN c.labels IS NOT NULL THEN c.level
+                WHEN a.status IS DISTINCT FROM 'labelled' THEN 'none'
+                WHEN c.repeat THEN 'l1' ELSE 'model' END AS level,
+            c.repeat, coalesce(c.labels, a.labels) AS labels,
+            coalesce(c.source_key, CASE WHEN a.status = 'labelled' THEN r.content_key END)
+                AS source_key,
+            coalesce(c.score, CASE WHEN a.status = 'labelled' THEN 1.0 END) AS score,
+            a.request_id, a.model, a.reason, ends_with(c.identity, '|simulated') AS simulated,
+            r.synthetic, r.truth
+        FROM raw_reviews r
+        JOIN cache_resolution c USING (day, tenant, review_id)
+        LEFT JOIN (SELECT * FROM batch_classifications WHERE day = $day) a
+            ON a.identity = c.identity AND a.content_key = c.content_key AND c.labels IS NULL
+        WHERE r.day = $day ORDER BY r.tenant, r.review_id
+        """,
+        {"day": day},
+    ).select(pl.col(name).cast(dtype) for name, dtype in RESULTS.items())
+
+
+def accepted_counts(connection: Connection, day: date) -> dict[tuple[str, str], int]:
+    """Accepted reviews of a day by tenant and taxonomy."""
+    rows = connection.rows(
+        "SELECT tenant, taxonomy, count(*) FROM raw_reviews WHERE day = ? GROUP BY ALL", [day]
+    )
+    return {(str(tenant), str(name)): int(str(reviews)) for tenant, name, reviews in rows}
+
+
+def of_day(connection: Connection, table: str, day: date) -> pl.DataFrame:
+    """A table's rows of one day, without the day."""
+    return connection.frame(
+        f"SELECT * EXCLUDE (day) FROM {table} WHERE day = ?",  # noqa: S608 (our own names)
+        [day],
+    )
+
+
+def append_ledger(connection: Connection, day: date, entries: pl.DataFrame) -> int:
+    """Append the entries that the ledger does not have yet; returns how many were new."""
+    if entries.is_empty():
+        return 0
+    with connection.view("entries", entries):
+        known = connection.frame(
+            "SELECT entry_id FROM ledger_entries SEMI JOIN entries USING (entry_id)"
+        )
+    return connection.append(
+        "ledger_entries", entries.join(known, on="entry_id", how="anti"), day=day
+    )
+
+
+def ledger_totals(connection: Connection, day: date) -> pl.DataFrame:
+    """The day's ledger by tenant and kind: entries, cost_nanos, avoided_nanos."""
+    return connection.frame(
+        "SELECT tenant, kind, simulated, count(*) AS entries, "
+        "sum(cost_nanos)::BIGINT AS cost_nanos, sum(avoided_nanos)::BIGINT AS avoided_nanos "
+        "FROM ledger_entries WHERE day = ? GROUP BY ALL ORDER BY ALL",
+        [day],
+    )
+
+
+def request_totals(connection: Connection, day: date) -> pl.DataFrame:
+    """The day's attempts by tenant and taxonomy: requests, held_nanos."""
+    return connection.frame(
+        "SELECT tenant, taxonomy, simulated, count(*) AS requests, "
+        "sum(held_nanos)::BIGINT AS held_nanos FROM llm_requests WHERE day = ? GROUP BY ALL",
+        [day],
+    )
+
+
+def replace_alerts(connection: Connection, alerts: Sequence[Alert]) -> None:
+    """Make the alerts table what the journal holds."""
+    with connection.transaction():
+        connection.execute("DELETE FROM alerts")
+        connection.append("alerts", pl.DataFrame([asdict(alert) for alert in alerts]))
+
+
+def published_levels(connection: Connection, day: date) -> pl.DataFrame:
+    """How many published reviews of a day each level answered, by tenant."""
+    return connection.frame(
+        "SELECT tenant, level, count(*) AS reviews FROM published_results WHERE day = ? "
+        "GROUP BY ALL ORDER BY ALL",
+        [day],
+    )
+
+
+def archive_answers(connection: Connection, day: date, texts: pl.DataFrame) -> int:
+    """Replace what a day added to L3.
+
+    texts: identity, content_key, text (normalised). The model's own answers on tenant-days that
+    the gate let through are archived; derived answers never are.
+    """
+    with connection.transaction(), connection.view("texts", texts):
+        connection.execute("DELETE FROM review_archive WHERE day = ?", [day])
+        connection.execute(
+            """
+            INSERT INTO review_archive
+            SELECT r.identity, r.content_key, r.day, r.tenant, r.review_id, r.category, t.text,
+                r.labels, r.model, r.request_id, v.verdict = 'passed'
+            FROM review_results r
+            JOIN gate_verdicts v USING (day, tenant, taxonomy)
+            JOIN texts t USING (identity, content_key)
+            WHERE r.day = ? AND r.level = 'model' AND NOT r.repeat AND v.verdict <> 'failed'
+            ORDER BY r.identity, r.content_key
+            """,
+            [day],
+        )
+    return connection.count("review_archive", day)
+
+
+def archive_size(connection: Connection) -> int:
+    """How many entries L3 has."""
+    return int(str(connection.rows("SELECT count(*) FROM review_archive")[0][0]))
+
+
+def model_answered_texts(connection: Connection, day: date) -> pl.DataFrame:
+    """Texts that the model answered on a day: identity, content_key, title, text."""
+    return connection.frame(
+        """
+        SELECT a.identity, a.content_key, r.title, r.text
+        FROM review_results a JOIN raw_reviews r USING (day, tenant, review_id)
+        WHERE a.day = ? AND a.level = 'model' AND NOT a.repeat
+        """,
+        [day],
+    )

@@ -1,0 +1,127 @@
+"""The last step's files: Parquet by day and analytics.duckdb, each replaced atomically."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from pathlib import Path
+
+from review_optimizer_dagster.storage.warehouse import Connection
+
+# What analysts get. Texts stay in the warehouse.
+_TABLES = (
+    "published_results",
+    "cost_rollups",
+    "gate_verdicts",
+    "ledger_entries",
+    "llm_requests",
+    "quarantined_reviews",
+)
+_PARQUET = ("published_results", "ledger_entries", "llm_requests")
+
+_PUBLISH = """
+INSERT INTO published_results
+SELECT r.day, r.tenant, r.taxonomy, r.review_id, r.category, r.product_id, r.rating, r.ts,
+    r.status, r.level, r.repeat, r.labels, r.score, r.model, r.reason, v.verdict = 'passed',
+    r.simulated, r.synthetic, coalesce(l.cost_nanos, 0), r.content_key
+FROM review_results r
+JOIN gate_verdicts v USING (day, tenant, taxonomy)
+LEFT JOIN (
+    SELECT tenant, review_id, sum(cost_nanos)::BIGINT AS cost_nanos FROM ledger_entries
+    WHERE day = $day GROUP BY tenant, review_id) l USING (tenant, review_id)
+WHERE r.day = $day AND v.verdict <> 'failed'
+ORDER BY r.tenant, r.review_id
+"""
+
+
+def publish_day(connection: Connection, day: date) -> int:
+    """Replace what is published of the tenants that the gate let through; returns the rows.
+
+    A tenant whose day failed keeps what was published of it before, if anything was.
+    """
+    with connection.transaction():
+        connection.execute(
+            "DELETE FROM published_results WHERE day = $day AND tenant NOT IN ("
+            "SELECT tenant FROM gate_verdicts WHERE day = $day AND verdict = 'failed')",
+            {"day": day},
+        )
+        connection.execute(_PUBLISH, {"day": day})
+    return connection.count("published_results", day)
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A temporary name that takes the target's place only when all went well."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    temporary.unlink(missing_ok=True)
+    try:
+        yield temporary
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_parquet(connection: Connection, folder: Path, day: date) -> list[Path]:
+    """Write the day's Parquet files, and those of any other day that are missing."""
+    written = []
+    for table in _PARQUET:
+        days = connection.rows(f"SELECT DISTINCT day FROM {table} ORDER BY day")  # noqa: S608
+        for (found,) in days:
+            path = folder / table / f"{found}.parquet"
+            if found != day and path.exists():
+                continue
+            with _replacing(path) as temporary:
+                connection.execute(
+                    f"COPY (SELECT * FROM {table} WHERE day = $day ORDER BY ALL) "  # noqa: S608
+                    f"TO '{_quoted(temporary)}' (FORMAT parquet, COMPRESSION zstd)",
+                    {"day": found},
+                )
+            written.append(path)
+    return written
+
+
+def write_analytics(connection: Connection, path: Path, window_days: int) -> None:
+    """Write analytics.duckdb: the last `window_days` days' tables, all alerts, and the views.
+
+    Readers keep the file they opened; the next one to open it gets the new one.
+    """
+    with _replacing(path) as temporary:
+        connection.execute(f"ATTACH '{_quoted(temporary)}' AS analytics")
+        try:
+            for table in _TABLES:
+                connection.execute(
+                    f"CREATE TABLE analytics.{table} AS SELECT * FROM {table} "  # noqa: S608
+                    f"WHERE day > (SELECT max(day) FROM {table}) - {window_days:d} ORDER BY day"
+                )
+            connection.execute("CREATE TABLE analytics.alerts AS SELECT * FROM alerts")
+            connection.script("views.sql", out="analytics")
+            _copy_comments(connection)
+        finally:
+            connection.execute("DETACH analytics")
+
+
+def _copy_comments(connection: Connection) -> None:
+    """Tables keep the comments that they have in the warehouse."""
+    comments = connection.rows(
+        "SELECT table_name, comment FROM duckdb_tables() "
+        "WHERE database_name = current_database() AND comment IS NOT NULL"
+    )
+    for table, comment in comments:
+        if table in (*_TABLES, "alerts"):
+            text = str(comment).replace("'", "''")
+            connection.execute(f"COMMENT ON TABLE analytics.{table} IS '{text}'")
+    columns = connection.rows(
+        "SELECT table_name, column_name, comment FROM duckdb_columns() "
+        "WHERE database_name = current_database() AND comment IS NOT NULL"
+    )
+    for table, column, comment in columns:
+        if table in (*_TABLES, "alerts"):
+            text = str(comment).replace("'", "''")
+            connection.execute(f"COMMENT ON COLUMN analytics.{table}.{column} IS '{text}'")
+
+
+def _quoted(path: Path) -> str:
+    return str(path).replace("'", "''")

@@ -1,0 +1,102 @@
+-- The warehouse: one row of comment a table. Deduplication is by anti-join, never by an index.
+
+CREATE TABLE IF NOT EXISTS raw_reviews (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, content_key VARCHAR,
+    category VARCHAR, product_id VARCHAR, title VARCHAR, text VARCHAR, rating DOUBLE,
+    ts TIMESTAMPTZ, truth VARCHAR, synthetic BOOLEAN, file VARCHAR, line BIGINT
+);
+COMMENT ON TABLE raw_reviews IS 'An accepted review of one day of delivery.';
+
+CREATE TABLE IF NOT EXISTS quarantined_reviews (
+    day DATE, tenant VARCHAR, file VARCHAR, line BIGINT, review_id VARCHAR,
+    reason VARCHAR, detail VARCHAR, excerpt VARCHAR
+);
+COMMENT ON TABLE quarantined_reviews IS 'A row of input that was not accepted, and why.';
+
+CREATE TABLE IF NOT EXISTS cache_resolution (
+    day DATE, tenant VARCHAR, review_id VARCHAR, identity VARCHAR, content_key VARCHAR,
+    repeat BOOLEAN, level VARCHAR, labels VARCHAR, source_key VARCHAR, score DOUBLE,
+    near_score DOUBLE, veto VARCHAR, resolved_at TIMESTAMPTZ
+);
+COMMENT ON TABLE cache_resolution IS
+    'What the cache said of a review when its partition was first run; level is null for a miss.';
+
+CREATE TABLE IF NOT EXISTS batch_plan (
+    day DATE, batch_id VARCHAR, position BIGINT, item_id VARCHAR, tenant VARCHAR,
+    taxonomy VARCHAR, identity VARCHAR, content_key VARCHAR, tier VARCHAR, complexity DOUBLE,
+    tokens BIGINT
+);
+COMMENT ON TABLE batch_plan IS 'A text that the model is asked about, and its place in a batch.';
+
+CREATE TABLE IF NOT EXISTS batch_classifications (
+    day DATE, tenant VARCHAR, identity VARCHAR, content_key VARCHAR, status VARCHAR,
+    labels VARCHAR, model VARCHAR, request_id VARCHAR, reason VARCHAR, attempts BIGINT
+);
+COMMENT ON TABLE batch_classifications IS
+    'What came of asking the model about a text: labelled, failed or deferred.';
+
+CREATE TABLE IF NOT EXISTS llm_requests (
+    day DATE, request_id VARCHAR, generation BIGINT, batch_id VARCHAR, attempt BIGINT,
+    kind VARCHAR, tenant VARCHAR, taxonomy VARCHAR, identity VARCHAR, engine VARCHAR,
+    simulated BOOLEAN, model_requested VARCHAR, model VARCHAR, service_tier VARCHAR,
+    reviews BIGINT, answered BIGINT, status VARCHAR, http_status BIGINT, error VARCHAR,
+    prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, cost_nanos BIGINT,
+    held_nanos BIGINT, sent_at TIMESTAMPTZ, latency_ms DOUBLE
+);
+COMMENT ON TABLE llm_requests IS 'An attempt: one request to the model, with what it cost.';
+
+CREATE TABLE IF NOT EXISTS ledger_entries (
+    day DATE, entry_id VARCHAR, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR,
+    content_key VARCHAR, kind VARCHAR, request_id VARCHAR, level VARCHAR, model VARCHAR,
+    simulated BOOLEAN, cost_nanos BIGINT, avoided_nanos BIGINT, avoided_rule VARCHAR,
+    booked_at TIMESTAMPTZ
+);
+COMMENT ON TABLE ledger_entries IS
+    'A review and attempt: its share of what the request cost, or what a cache hit avoided.';
+
+CREATE TABLE IF NOT EXISTS cost_rollups (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, simulated BOOLEAN, reviews BIGINT, hits BIGINT,
+    misses BIGINT, deferred BIGINT, cost_nanos BIGINT, avoided_nanos BIGINT,
+    baseline_nanos BIGINT, saving DOUBLE, cost_per_1000_nanos BIGINT, requests BIGINT,
+    held_nanos BIGINT
+);
+COMMENT ON TABLE cost_rollups IS 'A tenant, taxonomy and day: reviews, spend and the baseline.';
+
+CREATE TABLE IF NOT EXISTS review_results (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, identity VARCHAR,
+    content_key VARCHAR, category VARCHAR, product_id VARCHAR, rating DOUBLE, ts TIMESTAMPTZ,
+    status VARCHAR, level VARCHAR, repeat BOOLEAN, labels VARCHAR, source_key VARCHAR,
+    score DOUBLE, request_id VARCHAR, model VARCHAR, reason VARCHAR, simulated BOOLEAN,
+    synthetic BOOLEAN, truth VARCHAR
+);
+COMMENT ON TABLE review_results IS 'An accepted review with its labels and where they came from.';
+
+CREATE TABLE IF NOT EXISTS gate_verdicts (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, verdict VARCHAR, truth VARCHAR, n BIGINT,
+    correct BIGINT, lower DOUBLE, upper DOUBLE, threshold DOUBLE, needed BIGINT,
+    contract BOOLEAN, detail VARCHAR
+);
+COMMENT ON TABLE gate_verdicts IS 'The gate''s verdict of a day, tenant and taxonomy.';
+
+CREATE TABLE IF NOT EXISTS published_results (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, category VARCHAR,
+    product_id VARCHAR, rating DOUBLE, ts TIMESTAMPTZ, status VARCHAR, level VARCHAR,
+    repeat BOOLEAN, labels VARCHAR, score DOUBLE, model VARCHAR, reason VARCHAR,
+    verified BOOLEAN, simulated BOOLEAN, synthetic BOOLEAN, cost_nanos BIGINT,
+    content_key VARCHAR
+);
+COMMENT ON TABLE published_results IS 'A review that the gate let through, as analysts see it.';
+
+CREATE TABLE IF NOT EXISTS review_archive (
+    identity VARCHAR, content_key VARCHAR, day DATE, tenant VARCHAR, review_id VARCHAR,
+    category VARCHAR, text VARCHAR, labels VARCHAR, model VARCHAR, request_id VARCHAR,
+    verified BOOLEAN
+);
+COMMENT ON TABLE review_archive IS
+    'L3: a text that the model answered itself, on a tenant-day that the gate let through.';
+
+CREATE TABLE IF NOT EXISTS alerts (
+    alert_id VARCHAR, kind VARCHAR, tenant VARCHAR, period VARCHAR, threshold BIGINT,
+    severity VARCHAR, message VARCHAR, raised_at TIMESTAMPTZ, value BIGINT, "limit" BIGINT
+);
+COMMENT ON TABLE alerts IS 'An alert, copied from the journal by each run.';

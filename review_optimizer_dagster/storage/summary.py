@@ -1,0 +1,147 @@
+"""The figures of a partition, as the command prints them and `--json` writes them."""
+
+from __future__ import annotations
+
+from datetime import date, datetime
+from decimal import Decimal
+from typing import Any
+
+from review_optimizer_dagster.core.quality import overall
+from review_optimizer_dagster.storage.warehouse import Connection
+
+HIT_LEVELS = ("l1", "l2", "l3_exact", "l3_near", "l3_pattern")
+
+
+def usd(nanos: int) -> str:
+    """Nano-dollars as an exact decimal string of dollars."""
+    return f"{Decimal(nanos).scaleb(-9):.9f}"
+
+
+def partition_figures(connection: Connection, day: date, since: datetime) -> dict[str, Any]:
+    """What the tables say of a day; `this_run` is what was sent from `since` on."""
+    results = _one(
+        connection,
+        """
+        SELECT count(*) AS reviews,
+            count(DISTINCT (identity, content_key)) AS "unique",
+            count(*) FILTER (WHERE repeat AND status = 'labelled') AS repeats,
+            count(*) FILTER (WHERE level IN ('model', 'none') AND status <> 'deferred') AS misses,
+            count(*) FILTER (WHERE level = 'model') AS labelled,
+            count(*) FILTER (WHERE status = 'failed') AS failed,
+            count(*) FILTER (WHERE status = 'deferred') AS deferred,
+            coalesce(bool_or(simulated), false) AS simulated
+        FROM review_results WHERE day = ?
+        """,
+        day,
+    )
+    levels = dict(
+        connection.rows(
+            "SELECT level, count(*) FROM review_results WHERE day = ? GROUP BY level", [day]
+        )
+    )
+    hits = {level: int(str(levels.get(level, 0))) for level in HIT_LEVELS}
+    llm = _one(
+        connection,
+        """
+        SELECT count(DISTINCT batch_id) AS batches, count(*) AS requests,
+            count(*) FILTER (WHERE attempt > 1) AS retries,
+            count(*) FILTER (WHERE status NOT IN ('ok', 'partial')) AS failed,
+            coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens,
+            coalesce(sum(cached_tokens), 0)::BIGINT AS cached_tokens,
+            coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens
+        FROM llm_requests WHERE day = ?
+        """,
+        day,
+    )
+    latency = _one(
+        connection,
+        """
+        SELECT quantile_disc(latency_ms, 0.5) AS p50, quantile_disc(latency_ms, 0.95) AS p95,
+            quantile_disc(latency_ms, 0.99) AS p99
+        FROM llm_requests WHERE day = ?
+        """,
+        day,
+    )
+    this_run = connection.rows(
+        "SELECT count(*), coalesce(sum(cost_nanos), 0)::BIGINT FROM llm_requests "
+        "WHERE day = ? AND sent_at >= ?",
+        [day, since],
+    )
+    ((sent, sent_nanos),) = this_run
+    money = _one(
+        connection,
+        """
+        SELECT coalesce(sum(cost_nanos), 0)::BIGINT AS cost,
+            coalesce(sum(baseline_nanos), 0)::BIGINT AS baseline
+        FROM cost_rollups WHERE day = ?
+        """,
+        day,
+    )
+    simulated = results.pop("simulated")
+    reviews = results["reviews"]
+    return {
+        "partition": day.isoformat(),
+        "simulated": simulated,
+        "reviews": reviews,
+        "quarantined": connection.count("quarantined_reviews", day),
+        "unique": results["unique"],
+        "hits": hits,
+        **{key: results[key] for key in ("repeats", "misses", "labelled", "failed", "deferred")},
+        "audits": 0,
+        "hit_rate": round(sum(hits.values()) / reviews, 6) if reviews else None,
+        "this_run": {"requests": sent, "cost_usd": usd(int(str(sent_nanos)))},
+        "llm": llm,
+        "cost_usd": usd(money["cost"]),
+        "baseline_usd": usd(money["baseline"]),
+        "reduction": (
+            round(1 - money["cost"] / money["baseline"], 6) if money["baseline"] else None
+        ),
+        "accuracy": _accuracy(connection, day, None),
+        "latency_ms": latency,
+    }
+
+
+def tenant_figures(connection: Connection, day: date) -> dict[str, dict[str, Any]]:
+    """Cost, reviews and accuracy of each tenant of a day."""
+    rows = connection.rows(
+        "SELECT tenant, sum(cost_nanos)::BIGINT, sum(reviews)::BIGINT FROM cost_rollups "
+        "WHERE day = ? GROUP BY tenant ORDER BY tenant",
+        [day],
+    )
+    return {
+        str(tenant): {
+            "cost_usd": usd(int(str(cost))),
+            "reviews": reviews,
+            "accuracy": _accuracy(connection, day, str(tenant)),
+        }
+        for tenant, cost, reviews in rows
+    }
+
+
+def gate_details(connection: Connection, day: date) -> list[str]:
+    """What the gate says of each tenant of a day, in a sentence."""
+    rows = connection.rows(
+        "SELECT tenant, verdict, detail FROM gate_verdicts WHERE day = ? ORDER BY tenant", [day]
+    )
+    return [f"{tenant} {verdict}: {detail}" for tenant, verdict, detail in rows]
+
+
+def _accuracy(connection: Connection, day: date, tenant: str | None) -> dict[str, Any] | None:
+    """The gate's figures of one tenant, or of all of them with the worst verdict."""
+    verdicts = connection.frame(
+        "SELECT * EXCLUDE (day) FROM gate_verdicts "
+        "WHERE day = $day AND ($tenant IS NULL OR tenant = $tenant) ORDER BY tenant, taxonomy",
+        {"day": day, "tenant": tenant},
+    )
+    if verdicts.is_empty():
+        return None
+    reached = overall(verdicts)
+    return {
+        **{key: getattr(reached, key) for key in ("truth", "n", "correct", "lower", "upper")},
+        "gate": reached.verdict,
+    }
+
+
+def _one(connection: Connection, sql: str, day: date) -> dict[str, Any]:
+    """The single row of a query over one day, by column name."""
+    return connection.frame(sql, [day]).row(0, named=True)

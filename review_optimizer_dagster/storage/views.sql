@@ -1,0 +1,130 @@
+-- What analysts query in published/analytics.duckdb. Every view and column is commented;
+-- money is in nano-dollars (1e-9 US dollar) in tables and in dollars in views.
+
+CREATE OR REPLACE VIEW {out}.daily_costs AS
+SELECT day, tenant, taxonomy, simulated, reviews, hits, misses, deferred, requests,
+    cost_nanos / 1e9 AS cost_usd,
+    held_nanos / 1e9 AS held_usd,
+    avoided_nanos / 1e9 AS avoided_usd,
+    baseline_nanos / 1e9 AS baseline_usd,
+    1 - cost_nanos / nullif(baseline_nanos, 0) AS saving_share,
+    cost_nanos / 1e6 / nullif(reviews, 0) AS usd_per_1000
+FROM {out}.cost_rollups;
+COMMENT ON VIEW {out}.daily_costs IS 'Spend of a tenant, taxonomy and day beside the one-model baseline.';
+COMMENT ON COLUMN {out}.daily_costs.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.daily_costs.tenant IS 'Who is billed.';
+COMMENT ON COLUMN {out}.daily_costs.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.daily_costs.simulated IS 'True where a simulator answered: no money was spent.';
+COMMENT ON COLUMN {out}.daily_costs.reviews IS 'Accepted reviews.';
+COMMENT ON COLUMN {out}.daily_costs.hits IS 'Reviews answered without the model, repeats included.';
+COMMENT ON COLUMN {out}.daily_costs.misses IS 'Reviews that went to the model: labelled or failed.';
+COMMENT ON COLUMN {out}.daily_costs.deferred IS 'Reviews kept back by a spent budget.';
+COMMENT ON COLUMN {out}.daily_costs.requests IS 'Requests sent to the model, retries included.';
+COMMENT ON COLUMN {out}.daily_costs.cost_usd IS 'What the requests cost, in US dollars.';
+COMMENT ON COLUMN {out}.daily_costs.held_usd IS 'Worst case of requests whose outcome is unknown, in US dollars.';
+COMMENT ON COLUMN {out}.daily_costs.avoided_usd IS 'Estimate of what the hits would have cost, in US dollars.';
+COMMENT ON COLUMN {out}.daily_costs.baseline_usd IS 'One large model for every review at $1.50 per 1,000.';
+COMMENT ON COLUMN {out}.daily_costs.saving_share IS 'Share of the baseline that was saved, 0 to 1.';
+COMMENT ON COLUMN {out}.daily_costs.usd_per_1000 IS 'Cost per 1,000 accepted reviews, in US dollars.';
+
+CREATE OR REPLACE VIEW {out}.cache_levels AS
+SELECT day, tenant, taxonomy, level, simulated,
+    count(*) AS reviews,
+    count(*) / sum(count(*)) OVER (PARTITION BY day, tenant, taxonomy, simulated) AS share,
+    count(*) FILTER (WHERE repeat) AS repeats
+FROM {out}.published_results
+GROUP BY day, tenant, taxonomy, level, simulated;
+COMMENT ON VIEW {out}.cache_levels IS 'Which level answered how many published reviews.';
+COMMENT ON COLUMN {out}.cache_levels.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.cache_levels.tenant IS 'Whose reviews.';
+COMMENT ON COLUMN {out}.cache_levels.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.cache_levels.level IS 'l1, l2, l3_exact, l3_near: cache levels; model: the model itself; none: no label.';
+COMMENT ON COLUMN {out}.cache_levels.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.cache_levels.reviews IS 'Published reviews.';
+COMMENT ON COLUMN {out}.cache_levels.share IS 'Share of the reviews of that day, tenant and taxonomy, 0 to 1.';
+COMMENT ON COLUMN {out}.cache_levels.repeats IS 'Of these, repeats of another review of the same day.';
+
+CREATE OR REPLACE VIEW {out}.published_labels AS
+SELECT day, tenant, taxonomy, category, review_id,
+    unnest(map_keys(parsed)) AS field,
+    unnest(map_values(parsed)) AS label,
+    level, verified, simulated
+FROM (
+    SELECT *, from_json(labels, '"MAP(VARCHAR, VARCHAR)"') AS parsed
+    FROM {out}.published_results WHERE labels IS NOT NULL
+);
+COMMENT ON VIEW {out}.published_labels IS 'One row a published review and field of its taxonomy.';
+COMMENT ON COLUMN {out}.published_labels.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.published_labels.tenant IS 'Whose review.';
+COMMENT ON COLUMN {out}.published_labels.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.published_labels.category IS 'Category as delivered.';
+COMMENT ON COLUMN {out}.published_labels.review_id IS 'Id of the review, unique in a day and tenant.';
+COMMENT ON COLUMN {out}.published_labels.field IS 'Field of the taxonomy, e.g. sentiment.';
+COMMENT ON COLUMN {out}.published_labels.label IS 'Its label.';
+COMMENT ON COLUMN {out}.published_labels.level IS 'Where the label came from.';
+COMMENT ON COLUMN {out}.published_labels.verified IS 'True where the gate passed the day; false where it could not decide.';
+COMMENT ON COLUMN {out}.published_labels.simulated IS 'True where a simulator answered.';
+
+CREATE OR REPLACE VIEW {out}.label_mix AS
+SELECT day, tenant, taxonomy, category, field, label, simulated, count(*) AS reviews,
+    count(*) / sum(count(*)) OVER (
+        PARTITION BY day, tenant, taxonomy, category, field, simulated) AS share
+FROM {out}.published_labels
+GROUP BY day, tenant, taxonomy, category, field, label, simulated;
+COMMENT ON VIEW {out}.label_mix IS 'How often each label was given, a category and day.';
+COMMENT ON COLUMN {out}.label_mix.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.label_mix.tenant IS 'Whose reviews.';
+COMMENT ON COLUMN {out}.label_mix.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.label_mix.category IS 'Category as delivered.';
+COMMENT ON COLUMN {out}.label_mix.field IS 'Field of the taxonomy.';
+COMMENT ON COLUMN {out}.label_mix.label IS 'Label.';
+COMMENT ON COLUMN {out}.label_mix.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.label_mix.reviews IS 'Published reviews with this label.';
+COMMENT ON COLUMN {out}.label_mix.share IS 'Share within day, tenant, category and field, 0 to 1.';
+
+CREATE OR REPLACE VIEW {out}.daily_quality AS
+SELECT day, tenant, taxonomy, verdict, truth, n, correct, correct / nullif(n, 0) AS accuracy,
+    lower, upper, threshold, needed, contract, detail
+FROM {out}.gate_verdicts;
+COMMENT ON VIEW {out}.daily_quality IS 'Accuracy of a day, tenant and taxonomy with its exact 90 % interval, and the gate''s verdict.';
+COMMENT ON COLUMN {out}.daily_quality.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.daily_quality.tenant IS 'Whose reviews.';
+COMMENT ON COLUMN {out}.daily_quality.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.daily_quality.verdict IS 'passed, failed or inconclusive.';
+COMMENT ON COLUMN {out}.daily_quality.truth IS 'What it was measured against: labels, stars (weak) or none.';
+COMMENT ON COLUMN {out}.daily_quality.n IS 'Reviews with a truth and a label.';
+COMMENT ON COLUMN {out}.daily_quality.correct IS 'Of these, right in every field that has a truth.';
+COMMENT ON COLUMN {out}.daily_quality.accuracy IS 'correct / n.';
+COMMENT ON COLUMN {out}.daily_quality.lower IS 'Lower end of the exact two-sided 90 % interval.';
+COMMENT ON COLUMN {out}.daily_quality.upper IS 'Upper end of it.';
+COMMENT ON COLUMN {out}.daily_quality.threshold IS 'Accuracy that the tenant asks for.';
+COMMENT ON COLUMN {out}.daily_quality.needed IS 'Labels that would decide an inconclusive day at the observed rate.';
+COMMENT ON COLUMN {out}.daily_quality.contract IS 'Whether rows, keys and label sets were as promised.';
+COMMENT ON COLUMN {out}.daily_quality.detail IS 'The verdict in a sentence.';
+
+CREATE OR REPLACE VIEW {out}.model_requests AS
+SELECT day, tenant, coalesce(model, model_requested) AS model, service_tier, status, simulated,
+    count(*) AS requests, sum(reviews)::BIGINT AS reviews_asked,
+    sum(answered)::BIGINT AS reviews_answered,
+    sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(cached_tokens)::BIGINT AS cached_tokens,
+    sum(completion_tokens)::BIGINT AS completion_tokens, sum(cost_nanos) / 1e9 AS cost_usd,
+    quantile_cont(latency_ms, 0.5) AS latency_p50_ms,
+    quantile_cont(latency_ms, 0.95) AS latency_p95_ms
+FROM {out}.llm_requests
+GROUP BY day, tenant, coalesce(model, model_requested), service_tier, status, simulated;
+COMMENT ON VIEW {out}.model_requests IS 'Requests to the model, a day, tenant, model and outcome.';
+COMMENT ON COLUMN {out}.model_requests.day IS 'UTC day of delivery of the reviews asked about.';
+COMMENT ON COLUMN {out}.model_requests.tenant IS 'Who is billed.';
+COMMENT ON COLUMN {out}.model_requests.model IS 'Model that answered, as its reply names it.';
+COMMENT ON COLUMN {out}.model_requests.service_tier IS 'Service tier that the reply names.';
+COMMENT ON COLUMN {out}.model_requests.status IS 'ok, partial, invalid, http_error, timeout, connection or unknown.';
+COMMENT ON COLUMN {out}.model_requests.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.model_requests.requests IS 'Attempts.';
+COMMENT ON COLUMN {out}.model_requests.reviews_asked IS 'Texts in these requests.';
+COMMENT ON COLUMN {out}.model_requests.reviews_answered IS 'Texts that got a valid answer.';
+COMMENT ON COLUMN {out}.model_requests.prompt_tokens IS 'Input tokens, cached ones included.';
+COMMENT ON COLUMN {out}.model_requests.cached_tokens IS 'Input tokens billed at the cached price.';
+COMMENT ON COLUMN {out}.model_requests.completion_tokens IS 'Output tokens.';
+COMMENT ON COLUMN {out}.model_requests.cost_usd IS 'Cost in US dollars.';
+COMMENT ON COLUMN {out}.model_requests.latency_p50_ms IS 'Median response time in milliseconds.';
+COMMENT ON COLUMN {out}.model_requests.latency_p95_ms IS '95th percentile of it.';

@@ -1,0 +1,157 @@
+"""The warehouse: every read and write of warehouse.duckdb goes through a short-lived connection."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import date
+from importlib import resources
+from pathlib import Path
+
+import duckdb
+import polars as pl
+from dagster_duckdb import DuckDBResource
+from pydantic import Field
+
+from review_optimizer_dagster.errors import UserError
+
+Parameters = Sequence[object] | Mapping[str, object]
+
+
+class _ArrowStream:
+    """Shows DuckDB only the Arrow stream of a frame; polars' other faces would need pyarrow."""
+
+    def __init__(self, frame: pl.DataFrame) -> None:
+        self._frame = frame
+
+    def __arrow_c_stream__(self, requested_schema: object | None = None) -> object:
+        return self._frame.__arrow_c_stream__(requested_schema)
+
+
+class Connection:
+    """An open connection that speaks polars. Lent by `Warehouse.open`, closed by it."""
+
+    def __init__(self, raw: duckdb.DuckDBPyConnection) -> None:
+        self.raw = raw
+
+    def execute(self, sql: str, parameters: Parameters = ()) -> None:
+        """Run a statement; `$name` or `?` parameters."""
+        self.raw.execute(sql, parameters)
+
+    def script(self, name: str, **names: str) -> None:
+        """Run a .sql file of this package; `{name}` in it is replaced by an identifier."""
+        sql = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
+        for key, value in names.items():
+            sql = sql.replace("{" + key + "}", value)
+        self.raw.execute(sql)
+
+    def frame(self, sql: str, parameters: Parameters = ()) -> pl.DataFrame:
+        """The rows of a query as a polars frame."""
+        # An execute() before the next sql() must not leave an open result behind, so the query
+        # goes through a relation, which polars drains.
+        return pl.DataFrame(self.raw.sql(sql, params=parameters or None))
+
+    def rows(self, sql: str, parameters: Parameters = ()) -> list[tuple[object, ...]]:
+        """The rows of a small query as tuples."""
+        return self.raw.execute(sql, parameters).fetchall()
+
+    def count(self, table: str, day: date) -> int:
+        """How many rows a table has of a day."""
+        sql = f"SELECT count(*) FROM {table} WHERE day = ?"  # noqa: S608 (our own names)
+        return int(str(self.rows(sql, [day])[0][0]))
+
+    @contextmanager
+    def view(self, name: str, frame: pl.DataFrame) -> Iterator[None]:
+        """Lend a polars frame to SQL under a name."""
+        self.raw.register(name, _ArrowStream(frame))
+        try:
+            yield
+        finally:
+            self.raw.unregister(name)
+
+    def append(self, table: str, frame: pl.DataFrame, **constants: object) -> int:
+        """Insert a frame by column name; `constants` fill further columns. Returns the rows."""
+        if frame.is_empty():
+            return 0
+        columns = [f'"{name}"' for name in (*constants, *frame.columns)]
+        values = [f"${name}" for name in constants] + [f'"{name}"' for name in frame.columns]
+        with self.view("incoming_rows", frame):
+            self.raw.execute(
+                f"INSERT INTO {table} ({', '.join(columns)}) "  # noqa: S608 (our own names)
+                f"SELECT {', '.join(values)} FROM incoming_rows",
+                constants,
+            )
+        return frame.height
+
+    def replace(
+        self, table: str, frame: pl.DataFrame, day: date, tenants: Sequence[str] | None = None
+    ) -> int:
+        """Replace a table's rows of one day (of these tenants, or of all) by a frame."""
+        only = "" if tenants is None else " AND list_contains($tenants, tenant)"
+        self.raw.execute(
+            f"DELETE FROM {table} WHERE day = $day{only}",  # noqa: S608 (our own names)
+            {"day": day} | ({} if tenants is None else {"tenants": list(tenants)}),
+        )
+        return self.append(table, frame, day=day)
+
+    @contextmanager
+    def transaction(self) -> Iterator[None]:
+        """All or nothing."""
+        self.raw.begin()
+        try:
+            yield
+        except BaseException:
+            self.raw.rollback()
+            raise
+        self.raw.commit()
+
+
+class Warehouse(DuckDBResource):  # type: ignore[misc]  # dagster_duckdb ships no types
+    """warehouse.duckdb, opened late and closed soon, since DuckDB lets one process write."""
+
+    wait_seconds: float = Field(
+        default=60.0, gt=0, description="How long to wait while another process has it open."
+    )
+
+    @contextmanager
+    def open(self, read_only: bool = False) -> Iterator[Connection]:
+        """A connection with the tables in place, in UTC, closed whatever happens.
+
+        Raises UserError where another process keeps the file longer than `wait_seconds`.
+        """
+        path = Path(self.database)
+        if read_only and not path.exists():
+            raise UserError(f"{path} does not exist yet: run `review-optimizer run` first")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        raw = self._connect(path, read_only)
+        try:
+            connection = Connection(raw)
+            connection.execute("SET TimeZone = 'UTC'")
+            if not read_only:
+                connection.script("schema.sql")
+            yield connection
+        finally:
+            raw.close()
+
+    def _connect(self, path: Path, read_only: bool) -> duckdb.DuckDBPyConnection:
+        give_up = time.monotonic() + self.wait_seconds
+        pause = 0.05
+        while True:
+            try:
+                # No extension is used, and none may be fetched.
+                return duckdb.connect(
+                    str(path),
+                    read_only=read_only,
+                    config={"autoinstall_known_extensions": "false", **self.connection_config},
+                )
+            except duckdb.IOException as error:
+                if "lock" not in str(error).lower():
+                    raise UserError(f"{path} cannot be opened: {error}") from error
+                if time.monotonic() + pause > give_up:
+                    raise UserError(
+                        f"{path} has been open in another process for {self.wait_seconds:g} s; "
+                        "close it there (analysts use published/analytics.duckdb), then run again"
+                    ) from error
+            time.sleep(pause)
+            pause = min(1.0, pause * 1.6)

@@ -1,0 +1,132 @@
+"""Alerts: each thing is told once, whoever looks and how often."""
+
+from __future__ import annotations
+
+import logging
+from datetime import UTC, date
+from itertools import pairwise
+
+import pytest
+
+from review_optimizer_dagster.alerts.channels import deliver
+from review_optimizer_dagster.alerts.rules import (
+    Alert,
+    budget_alerts,
+    gate_alert,
+    raise_once,
+    raised,
+)
+from review_optimizer_dagster_tests.memory_state import MemoryState
+
+DEFAULT = (50, 75, 90)
+DOLLAR = 1_000_000_000
+
+
+def _thresholds(alerts: list[Alert]) -> list[int]:
+    return [alert.threshold for alert in alerts]
+
+
+@pytest.mark.parametrize(
+    ("spent", "expected"),
+    [
+        (0, []),
+        (49, []),
+        (50, [50]),
+        (74, [50]),
+        (75, [50, 75]),
+        (89, [50, 75]),
+        (90, [50, 75, 90]),
+        (99, [50, 75, 90]),
+        (100, [50, 75, 90, 100]),
+        (140, [50, 75, 90, 100]),
+    ],
+)
+def test_every_threshold_that_is_reached_has_an_alert(spent: int, expected: list[int]) -> None:
+    """One big batch may cross several at once, and 100 % is always one of them."""
+    assert _thresholds(budget_alerts("acme", "2026-11", spent, 100, DEFAULT)) == expected
+
+
+def test_a_refused_request_is_a_spent_budget() -> None:
+    """Reservations stop a tenant short of 100 %; without this nobody would be told of it."""
+    alerts = budget_alerts("acme", "2026-11", 80, 100, DEFAULT, refused=True)
+    assert _thresholds(alerts) == [50, 75, 100]
+    assert [alert.severity for alert in alerts] == ["warning", "warning", "critical"]
+
+
+def test_a_fraction_of_a_nano_dollar_below_is_below() -> None:
+    """Percentages of money are compared in integers, where floats would round up to it."""
+    amount = 3 * 10**17
+    assert _thresholds(budget_alerts("a", "p", amount // 2 - 1, amount, (50,))) == []
+    assert _thresholds(budget_alerts("a", "p", amount // 2, amount, (50,))) == [50]
+
+
+def test_an_alert_says_what_it_is_about_in_words_and_numbers() -> None:
+    """Whoever reads it at night needs tenant, period, amounts and what to do."""
+    *_, alert = budget_alerts("acme", "2026-11", 10 * DOLLAR, 10 * DOLLAR, DEFAULT)
+    assert (alert.kind, alert.tenant, alert.period) == ("budget", "acme", "2026-11")
+    assert (alert.value, alert.limit) == (10 * DOLLAR, 10 * DOLLAR)
+    assert alert.raised_at.tzinfo is UTC
+    for part in ("acme", "2026-11", "$10.0000", "deferred", "tenants.acme.budget_usd"):
+        assert part in alert.message
+
+
+def test_alerts_are_raised_once_across_restarts() -> None:
+    """The state is all that a second process shares with the first."""
+    state = MemoryState()
+    first = raise_once(state, budget_alerts("acme", "2026-11", 60, 100, DEFAULT))
+    again = raise_once(state, budget_alerts("acme", "2026-11", 61, 100, DEFAULT))
+    later = raise_once(state, budget_alerts("acme", "2026-11", 80, 100, DEFAULT))
+    assert (_thresholds(first), _thresholds(again), _thresholds(later)) == ([50], [], [75])
+    assert raised(state) == [*first, *later]
+
+
+def test_another_tenant_period_or_amount_is_raised_anew() -> None:
+    """A raised budget has thresholds of its own, and so has next month's."""
+    state = MemoryState()
+    for tenant, period, amount in (
+        ("acme", "2026-11", 100),
+        ("acme", "2026-12", 100),
+        ("other", "2026-11", 100),
+        ("acme", "2026-11", 110),
+    ):
+        alerts = budget_alerts(tenant, period, 60, amount, (50,))
+        assert len(raise_once(state, alerts)) == 1
+    assert len(raised(state)) == 4
+
+
+def test_what_was_raised_is_read_back_whole_and_in_order() -> None:
+    """Each run copies the alerts into the warehouse from what the state gives back."""
+    state = MemoryState()
+    news = raise_once(state, budget_alerts("acme", "2026-11", 100, 100, DEFAULT))
+    back = raised(state)
+    assert sorted(back, key=lambda alert: alert.threshold) == news
+    assert all(one.raised_at <= other.raised_at for one, other in pairwise(back))
+
+
+def test_only_a_failed_gate_is_an_alert() -> None:
+    """An inconclusive day is published and marked; nobody is woken for it."""
+    day = date(2026, 11, 22)
+
+    def alert(verdict: str, taxonomy: str = "reviews") -> Alert | None:
+        return gate_alert("acme", day, taxonomy, verdict, 0.9321, 0.95, "60 of 100 right")
+
+    assert alert("passed") is None
+    assert alert("inconclusive") is None
+    failed = alert("failed")
+    assert failed is not None
+    assert (failed.period, failed.threshold, failed.severity) == ("2026-11-22", 95, "critical")
+    assert (failed.value, failed.limit) == (932_100, 950_000)
+    assert "60 of 100 right" in failed.message
+    other = alert("failed", "complaints")
+    assert other is not None
+    assert failed.alert_id != other.alert_id
+
+
+def test_alerts_reach_the_log_at_their_severity(caplog: pytest.LogCaptureFixture) -> None:
+    """The log is the only channel every installation has."""
+    alerts = budget_alerts("acme", "2026-11", 100, 100, (50,))
+    deliver(alerts, logging.getLogger("test"))
+    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.CRITICAL]
+    assert [record.getMessage() for record in caplog.records] == [
+        f"alert {alert.alert_id}: {alert.message}" for alert in alerts
+    ]

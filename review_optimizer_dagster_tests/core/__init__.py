@@ -1,0 +1,1 @@
+"""Tests of the domain, without Dagster or storage."""

@@ -1,0 +1,1 @@
+"""Tests of the endpoint, its judges and the sample."""

@@ -1,0 +1,459 @@
+"""The endpoint, through the client that the pipeline uses and through plain HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import http.client
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import openai
+import pytest
+
+from review_optimizer_dagster.simulator.judge import LexiconJudge
+from review_optimizer_dagster.simulator.protocol import count_tokens
+from review_optimizer_dagster.simulator.server import FAULTS, Simulator, serve
+
+FIELDS = {"sentiment": ["positive", "neutral", "negative", "mixed"]}
+TEXTS = {"1": "I love it, excellent sound.", "2": "Terrible, it broke, awful waste of money."}
+AUTHORIZED = {"Authorization": "Bearer key"}
+
+
+def schema(fields: Mapping[str, Sequence[str]] = FIELDS, name: str = "answers") -> dict[str, Any]:
+    labels = {field: {"type": "string", "enum": list(enum)} for field, enum in fields.items()}
+    item = {
+        "type": "object",
+        "properties": {"id": {"type": "string"}, **labels},
+        "required": ["id", *labels],
+        "additionalProperties": False,
+    }
+    return {
+        "type": "json_schema",
+        "json_schema": {
+            "name": "labels",
+            "strict": True,
+            "schema": {
+                "type": "object",
+                "properties": {name: {"type": "array", "items": item}},
+                "required": [name],
+                "additionalProperties": False,
+            },
+        },
+    }
+
+
+def body(texts: Mapping[str, str] = TEXTS, system: str = "Label.", **more: Any) -> dict[str, Any]:
+    documents = [{"id": key, "title": None, "text": text} for key, text in texts.items()]
+    return {
+        "model": "gpt-6-luna",
+        "messages": [
+            {"role": "system", "content": system},
+            {"role": "user", "content": json.dumps({"documents": documents})},
+        ],
+        "response_format": schema(),
+        **more,
+    }
+
+
+def ask(
+    simulator: Simulator, *bodies: dict[str, Any], key: str = "key", timeout: float = 30
+) -> list[Any]:
+    """Raw responses, or the errors the client raised, of requests sent at the same time."""
+
+    async def send() -> list[Any]:
+        async with openai.AsyncOpenAI(
+            base_url=simulator.base_url, api_key=key, max_retries=0, timeout=timeout
+        ) as client:
+            create = client.chat.completions.with_raw_response.create
+            calls = [
+                create(**each, extra_headers={"X-Client-Request-Id": f"request-{number}"})
+                for number, each in enumerate(bodies)
+            ]
+            return await asyncio.gather(*calls, return_exceptions=True)
+
+    return asyncio.run(send())
+
+
+def http_request(
+    simulator: Simulator, method: str, path: str, data: bytes = b"", **headers: str
+) -> tuple[int, dict[str, Any]]:
+    address = simulator.base_url.removeprefix("http://").removesuffix("/v1")
+    connection = http.client.HTTPConnection(address, timeout=10)
+    try:
+        connection.request(method, path, data, headers or AUTHORIZED)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+@pytest.fixture
+def simulator() -> Iterator[Simulator]:
+    with Simulator(LexiconJudge(), latency_seconds=0.0) as running:
+        yield running
+
+
+def test_answers_each_document_by_its_id(simulator: Simulator) -> None:
+    """The whole point: the real client gets labels, keyed by id, in the schema it asked for."""
+    [response] = ask(simulator, body())
+    completion = response.parse()
+    assert json.loads(completion.choices[0].message.content) == {
+        "answers": [
+            {"id": "1", "sentiment": "positive"},
+            {"id": "2", "sentiment": "negative"},
+        ]
+    }
+    assert completion.choices[0].finish_reason == "stop"
+    assert completion.model == "gpt-6-luna"
+    assert completion.service_tier == "default"
+    assert completion.system_fingerprint.startswith("fp_")
+
+
+def test_states_usage_and_limits(simulator: Simulator) -> None:
+    """Cost and pace are taken from usage and headers, so every one of them must be there."""
+    [response] = ask(simulator, body())
+    completion = response.parse()
+    content = completion.choices[0].message.content
+    assert completion.usage.completion_tokens == count_tokens(content)
+    assert completion.usage.total_tokens == completion.usage.prompt_tokens + count_tokens(content)
+    assert completion.usage.prompt_tokens_details.cached_tokens == 0
+    assert completion.usage.completion_tokens_details.reasoning_tokens == 0
+    headers = response.headers
+    assert headers["x-request-id"].startswith("req_")
+    assert headers["x-ratelimit-limit-requests"] == "10000"
+    assert headers["x-ratelimit-remaining-requests"] == "9999"
+    used = completion.usage.total_tokens
+    assert int(headers["x-ratelimit-remaining-tokens"]) == 10_000_000 - used
+    assert headers["x-ratelimit-reset-tokens"].endswith("s")
+    assert headers["x-ratelimit-reset-requests"].endswith("s")
+
+
+def test_nothing_on_the_wire_gives_it_away(simulator: Simulator) -> None:
+    """The client must not be able to tell it from the real thing."""
+    responses = ask(simulator, body(), body(response_format=None))
+    said = [str(dict(responses[0].headers)), responses[0].text, str(responses[1].response.text)]
+    assert not any(word in text.lower() for text in said for word in ("simulat", "python", "lexicon"))
+
+
+def test_lists_models(simulator: Simulator) -> None:
+    """Tools ask for the models before they do anything else."""
+
+    async def models() -> list[str]:
+        async with openai.AsyncOpenAI(base_url=simulator.base_url, api_key="key") as client:
+            return [model.id async for model in await client.models.list()]
+
+    assert "gpt-6-luna" in asyncio.run(models())
+
+
+def test_follows_whatever_schema_is_asked_for(simulator: Simulator) -> None:
+    """Another taxonomy is another schema: names and labels come from the request alone."""
+    fields = {"product": ["mortgage", "student loan"], "colour": ["red", "green"]}
+    text = {"a": "They lost my student loan papers. The green form, green again."}
+    [response] = ask(simulator, body(text, response_format=schema(fields, "verdicts")))
+    assert json.loads(response.parse().choices[0].message.content) == {
+        "verdicts": [{"id": "a", "product": "student loan", "colour": "green"}]
+    }
+
+
+def test_a_plain_message_is_one_document(simulator: Simulator) -> None:
+    """A person who tries the endpoint by hand does not write our envelope."""
+    messages = [{"role": "user", "content": "Awful. It broke at once."}]
+    [response] = ask(simulator, body(messages=messages))
+    assert json.loads(response.parse().choices[0].message.content) == {
+        "answers": [{"id": "1", "sentiment": "negative"}]
+    }
+
+
+def test_a_document_without_answer_is_missing() -> None:
+    """An answers file that lacks a text must lead to a missing item, not to an invented label."""
+
+    class Silent:
+        policy = "silent"
+
+        def judge(
+            self, _title: str | None, text: str, _fields: Mapping[str, Sequence[str]]
+        ) -> dict[str, str] | None:
+            return None if text == TEXTS["1"] else {"sentiment": "mixed"}
+
+    with Simulator(Silent(), latency_seconds=0.0) as silent:
+        [response] = ask(silent, body())
+    content = json.loads(response.parse().choices[0].message.content)
+    assert content == {"answers": [{"id": "2", "sentiment": "mixed"}]}
+
+
+def test_stops_at_the_token_limit(simulator: Simulator) -> None:
+    """A batch that is too long for its limit comes back cut, and says so."""
+    [response] = ask(simulator, body(max_completion_tokens=10))
+    completion = response.parse()
+    assert completion.choices[0].finish_reason == "length"
+    assert completion.usage.completion_tokens == 10
+
+
+def test_a_long_prefix_is_cached_the_second_time(simulator: Simulator) -> None:
+    """Prompt caching is part of the price: 1,024 tokens at least, seen before, same model."""
+    long = "Label every review with care. " * 200
+    usages = [
+        ask(simulator, each)[0].parse().usage.prompt_tokens_details.cached_tokens
+        for each in (
+            body(system=long),
+            body({"9": "Other."}, system=long),
+            body(system=long, model="gpt-4o"),
+            body(system="Short."),
+            body(system="Short."),
+        )
+    ]
+    assert usages == [0, count_tokens(long) // 128 * 128, 0, 0, 0]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "data", "headers", "status"),
+    [
+        ("GET", "/v1/models", b"", {"Authorization": "Basic abc"}, 401),
+        ("POST", "/v1/chat/completions", b"{}", {"X-Nothing": "1"}, 401),
+        ("GET", "/v1/files", b"", {}, 404),
+        ("GET", "/v1/chat/completions", b"", {}, 405),
+        ("POST", "/v1/chat/completions", b"{not json", {}, 400),
+        ("POST", "/v1/chat/completions", b"[1]", {}, 400),
+        ("POST", "/v1/chat/completions", b"\xff\xfe", {}, 400),
+        ("POST", "/v1/chat/completions", json.dumps({"model": "m"}).encode(), {}, 400),
+        ("PUT", "/v1/chat/completions", b"", {}, 501),
+    ],
+)
+def test_refuses_in_the_shape_of_openai(
+    simulator: Simulator,
+    method: str,
+    path: str,
+    data: bytes,
+    headers: dict[str, str],
+    status: int,
+) -> None:
+    """Clients read error.type, code and message; a bare HTML page would hide the reason."""
+    answered, answer = http_request(simulator, method, path, data, **headers)
+    assert answered == status
+    assert set(answer["error"]) == {"message", "type", "param", "code"}
+    assert answer["error"]["message"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"response_format": None},
+        {"response_format": {"type": "text"}},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {}}}},
+        {"response_format": schema({})},
+        {"messages": []},
+        {"messages": [{"role": "user", "content": 7}]},
+        {"messages": [{"role": "user", "content": '{"documents": {"id": "1"}}'}]},
+        {"model": ""},
+        {"stream": True},
+        {"max_completion_tokens": 0},
+    ],
+)
+def test_a_request_that_cannot_be_answered_is_a_400(
+    simulator: Simulator, change: dict[str, Any]
+) -> None:
+    """The client's own mistakes are errors of its own kind, and cost nothing."""
+    [error] = ask(simulator, body(**change))
+    assert isinstance(error, openai.BadRequestError)
+    assert [(bill.http_status, bill.completion_tokens) for bill in simulator.billed] == [(400, 0)]
+
+
+def test_the_client_reads_the_error_classes(simulator: Simulator) -> None:
+    """401 and 404 must arrive as what the client's retry rules look for."""
+
+    async def call(key: str, path: str) -> None:
+        async with openai.AsyncOpenAI(
+            base_url=simulator.base_url + path, api_key=key, max_retries=0
+        ) as client:
+            await client.chat.completions.create(**body())
+
+    with pytest.raises(openai.AuthenticationError) as refused:
+        asyncio.run(call(" ", ""))
+    assert refused.value.code == "invalid_api_key"
+    with pytest.raises(openai.NotFoundError):
+        asyncio.run(call("key", "/elsewhere"))
+
+
+def statuses(seed: int, rate: float, order: Sequence[int]) -> dict[int, list[int]]:
+    """Body number to the statuses of sending it twice, for bodies sent in that order."""
+    found: dict[int, list[int]] = {}
+    with Simulator(LexiconJudge(), latency_seconds=0.0, error_rate=rate, seed=seed) as failing:
+        for number in order:
+            data = json.dumps(body({"1": f"Review number {number}."})).encode()
+            for _ in range(2):
+                status, _ = http_request(failing, "POST", "/v1/chat/completions", data)
+                found.setdefault(number, []).append(status)
+    return found
+
+
+def test_errors_are_chosen_by_seed_and_not_by_order() -> None:
+    """A run with faults can be repeated exactly, however its requests overtake one another."""
+    order = list(range(60))
+    shuffled = random.Random(3).sample(order, len(order))
+    assert statuses(5, 0.3, order) == statuses(5, 0.3, shuffled)
+    assert statuses(5, 0.3, order) != statuses(6, 0.3, order)
+
+
+def test_error_rate_is_the_share_of_errors() -> None:
+    """0.25 means a quarter, spread over the three faults; 0 means none and 1 means all."""
+    counts = Counter(s for each in statuses(1, 0.25, range(200)).values() for s in each)
+    assert set(counts) == {200, 500, 503, 429}
+    assert 0.19 < 1 - counts[200] / 400 < 0.31
+    assert {s for each in statuses(1, 0.0, range(5)).values() for s in each} == {200}
+    assert 200 not in {s for each in statuses(1, 1.0, range(5)).values() for s in each}
+
+
+def test_a_rate_limit_error_says_when_to_come_back() -> None:
+    """The client waits for retry-after-ms; without it the retry would be a guess."""
+    with Simulator(LexiconJudge(), latency_seconds=0.0, error_rate=1.0) as failing:
+        errors = ask(failing, *(body({"1": f"Text {n}."}) for n in range(12)))
+    assert {type(error) for error in errors} == {
+        openai.RateLimitError,
+        openai.InternalServerError,
+    }
+    assert {error.status_code for error in errors} == {fault.status for fault in FAULTS}
+    for error in errors:
+        limited = isinstance(error, openai.RateLimitError)
+        assert ("retry-after-ms" in error.response.headers) == limited
+
+
+def test_bills_exactly_what_it_said(simulator: Simulator) -> None:
+    """The ledger is compared with this record, to the token, also under concurrent requests."""
+    bodies = [body({"1": f"Great speaker number {n}."}) for n in range(24)]
+    responses = ask(simulator, *bodies)
+    stated = {}
+    for number, response in enumerate(responses):
+        usage = response.parse().usage
+        stated[f"request-{number}"] = (usage.prompt_tokens, usage.completion_tokens)
+    billed = {
+        bill.client_request_id: (bill.prompt_tokens, bill.completion_tokens)
+        for bill in simulator.billed
+    }
+    assert billed == stated
+    assert {(bill.model, bill.http_status) for bill in simulator.billed} == {("gpt-6-luna", 200)}
+
+
+def test_one_connection_serves_many_requests(simulator: Simulator) -> None:
+    """Keep-alive, also after an error, so that a batch does not pay for a new connection."""
+    address = simulator.base_url.removeprefix("http://").removesuffix("/v1")
+    connection = http.client.HTTPConnection(address, timeout=10)
+    socket_seen = set()
+    for path, status in (("/v1/models", 200), ("/v1/none", 404), ("/v1/models", 200)):
+        connection.request("GET", path, headers=AUTHORIZED)
+        response = connection.getresponse()
+        response.read()
+        assert response.status == status
+        socket_seen.add(connection.sock)
+    connection.close()
+    assert len(socket_seen) == 1
+
+
+def test_a_judge_that_breaks_is_a_server_error(caplog: pytest.LogCaptureFixture) -> None:
+    """A defect must show in the log, and must not leave the client waiting."""
+
+    class Broken:
+        policy = "broken"
+
+        def judge(
+            self, _title: str | None, _text: str, _fields: Mapping[str, Sequence[str]]
+        ) -> dict[str, str] | None:
+            raise ZeroDivisionError
+
+    with Simulator(Broken(), latency_seconds=0.0) as broken:
+        [error] = ask(broken, body())
+        assert broken.billed == []
+    assert isinstance(error, openai.InternalServerError)
+    assert "could not answer /v1/chat/completions" in caplog.text
+
+
+def test_latency_grows_with_the_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fixed part plus a part a token, times a factor that the seed repeats."""
+    waited: list[float] = []
+
+    def wait(self: threading.Event, timeout: float | None = None) -> bool:
+        waited.append(timeout or 0.0)
+        return False
+
+    def seconds(sigma: float) -> float:
+        with Simulator(
+            LexiconJudge(), latency_seconds=0.5, seconds_per_token=0.01, sigma=sigma
+        ) as slow:
+            monkeypatch.setattr(slow._closing, "wait", wait.__get__(slow._closing))
+            [response] = ask(slow, body())
+        tokens.append(response.parse().usage.completion_tokens)
+        return waited[-1]
+
+    tokens: list[int] = []
+    assert seconds(0.0) == pytest.approx(0.5 + 0.01 * tokens[0])
+    assert seconds(0.3) == seconds(0.3) != waited[0]
+
+
+def test_closing_ends_what_is_waiting() -> None:
+    """A run that is cancelled must not hang on an answer that would take a minute."""
+    judged = threading.Event()
+
+    class Announcing(LexiconJudge):
+        def judge(
+            self, title: str | None, text: str, fields: Mapping[str, Sequence[str]]
+        ) -> dict[str, str] | None:
+            judged.set()
+            return super().judge(title, text, fields)
+
+    slow = Simulator(Announcing(), latency_seconds=60.0)
+    errors: list[Any] = []
+    with slow:
+        client = threading.Thread(target=lambda: errors.extend(ask(slow, body())))
+        client.start()
+        assert judged.wait(10)
+    client.join(10)
+    assert isinstance(errors[0], openai.APIConnectionError)
+    assert slow.billed == []
+    with pytest.raises(RuntimeError, match="not open"):
+        _ = slow.base_url
+
+
+def test_opens_again_on_another_port(simulator: Simulator) -> None:
+    """Two endpoints in one process do not get in each other's way; a closed one can reopen."""
+    other = Simulator(LexiconJudge(), latency_seconds=0.0)
+    for _ in range(2):
+        with other:
+            assert other.base_url != simulator.base_url
+            assert http_request(other, "GET", "/v1/models")[0] == 200
+
+
+def test_serve_announces_its_address_and_stops_on_interrupt(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The standalone command prints the address once it accepts requests."""
+    said: list[int] = []
+
+    def interrupt(_self: threading.Event, timeout: float | None = None) -> bool:
+        raise KeyboardInterrupt
+
+    alone = Simulator(LexiconJudge(), latency_seconds=0.0)
+
+    def announce(base_url: str) -> None:
+        said.append(http_request(alone, "GET", "/v1/models")[0])
+        monkeypatch.setattr(
+            "review_optimizer_dagster.simulator.server.threading.Event",
+            lambda: type("Interrupted", (), {"wait": interrupt})(),
+        )
+
+    serve(alone, announce)
+    assert said == [200]
+
+
+def test_is_light_to_import() -> None:
+    """A run opens it in its own process: it must not pull in what it does not need."""
+    code = (
+        "import sys, review_optimizer_dagster.simulator.server;"
+        "print([m for m in ('polars', 'openai', 'pydantic', 'dagster') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
