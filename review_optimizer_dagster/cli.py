@@ -94,12 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command and leave with its exit code."""
-    code = _dispatch(build_parser().parse_args(arguments))
-    sys.stdout.flush()
-    sys.stderr.flush()
-    # Interpreter shutdown with duckdb 2.0 and polars loaded prints pages of binding warnings over
-    # the table that was just shown. Everything is closed by now, so there is nothing to shut down.
-    os._exit(code)
+    sys.exit(_dispatch(build_parser().parse_args(arguments)))
 
 
 def _dispatch(options: argparse.Namespace) -> int:

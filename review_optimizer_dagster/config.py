@@ -77,7 +77,10 @@ class BatchSettings(_Table):
     min_reviews: int = Field(default=10, ge=1, le=500, description="Smallest full batch.")
     max_reviews: int = Field(default=100, ge=1, le=500, description="Largest batch.")
     max_input_tokens: int = Field(
-        default=60_000, ge=1_000, description="Most estimated input tokens in a batch."
+        default=60_000,
+        ge=1_000,
+        le=200_000,  # well under where providers reprice the whole request
+        description="Most estimated input tokens in a batch.",
     )
     seed: int = Field(default=0, description="Seed of the order inside and between batches.")
 

@@ -20,24 +20,28 @@ from review_optimizer_dagster.defs import (
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder
 from review_optimizer_dagster.storage.warehouse import Warehouse
 
-_HOME = Home.from_environment()
-
 _OWNERS = ["team:reviews"]
 _MODULES = [ingestion, caching, classification, money, gate, publishing]
 
-defs = dg.Definitions(
-    assets=dg.map_asset_specs(
-        lambda spec: spec.replace_attributes(owners=_OWNERS),
-        dg.load_assets_from_modules(_MODULES),
-    ),
-    asset_checks=dg.load_asset_checks_from_modules(_MODULES),
-    jobs=[automation.daily_reviews],
-    schedules=[automation.yesterday],
-    sensors=[automation.inbox_arrivals, automation.budget_alerts],
-    executor=dg.in_process_executor,
-    resources={
-        "home_folder": HomeFolder(folder=str(_HOME.folder)),
-        "warehouse": Warehouse(database=str(_HOME.warehouse)),
-        "engine": Engine(),
-    },
-)
+
+def definitions_of(home: Home) -> dg.Definitions:
+    """What exists, over one home folder."""
+    return dg.Definitions(
+        assets=dg.map_asset_specs(
+            lambda spec: spec.replace_attributes(owners=_OWNERS),
+            dg.load_assets_from_modules(_MODULES),
+        ),
+        asset_checks=dg.load_asset_checks_from_modules(_MODULES),
+        jobs=[automation.daily_reviews],
+        schedules=[automation.yesterday],
+        sensors=[automation.inbox_arrivals, automation.budget_alerts],
+        executor=dg.in_process_executor,
+        resources={
+            "home_folder": HomeFolder(folder=str(home.folder)),
+            "warehouse": Warehouse(database=str(home.warehouse)),
+            "engine": Engine(),
+        },
+    )
+
+
+defs = definitions_of(Home.from_environment())

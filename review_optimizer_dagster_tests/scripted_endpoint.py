@@ -94,7 +94,7 @@ def completion(content: str | None, **changes: Any) -> Answer:
     return Answer(body=json.dumps(body | changes), headers=headers)
 
 
-def entries(answers: Sequence[Mapping[str, str]], **changes: Any) -> Answer:
+def entries(answers: Sequence[object], **changes: Any) -> Answer:
     """A chat completion with these answers."""
     return completion(json.dumps({"answers": answers}), **changes)
 

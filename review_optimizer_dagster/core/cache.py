@@ -68,8 +68,8 @@ class Identity:
     @property
     def key(self) -> str:
         """The readable string that rows carry; two identities never share one."""
-        parts = (self.scope, self.taxonomy, self.prompt, self.model_policy, self.normaliser)
         # Without the escape a "|" in one part would read as the border of two.
+        parts = (self.scope, self.taxonomy, self.prompt, self.model_policy, self.normaliser)
         escaped = [part.replace("%", "%25").replace("|", "%7c") for part in parts]
         return "|".join([*escaped, "simulated" if self.simulated else "real"])
 
@@ -233,22 +233,16 @@ def veto(a: str, b: str) -> str | None:
     harmless = load_table("veto")["harmless"]
     compares = any(_kind(word) == "comparison" for word in (*words_a, *words_b))
     skipped = {*harmless["filler"], *(() if compares else harmless["reference"])}
-    old, new = _changed(
-        [word for word in words_a if word not in skipped],
-        [word for word in words_b if word not in skipped],
-    )
+    kept_a, kept_b = ([w for w in words if w not in skipped] for words in (words_a, words_b))
+    old, new = _changed(kept_a, kept_b)
     if not (old or new):
         return None
-    listed = [
-        (_rules().ranks[kind], kind, word.rstrip(","))
-        for word in (*old, *new)
-        if (kind := _kind(word)) is not None
-    ]
     if sorted(old) == sorted(new):
         return f"order: {min(old)}"
-    if listed:
+    ranks = _rules().ranks
+    if listed := [(ranks[kind], kind, word) for word in old + new if (kind := _kind(word))]:
         _, kind, word = min(listed)
-        return f"{kind}: {word}"
+        return f"{kind}: {word.rstrip(',')}"
     if old and new:
         return "part: " + "/".join(sorted((min(old), min(new))))
     return f"content: {min(old + new)}"
@@ -278,7 +272,7 @@ class NearIndex:
     2009), less what any text of its length holds, in small whole numbers of one norm: products
     are exact cosines, so no result hangs on the order of rows. A query meets the entries whose
     length the ratio allows (2 min / (a + b) >= ratio), by folded, then by full profiles, and
-    rapidfuzz verifies. The bound is empirical: a cosine of 0.305 at a ratio of 0.85, where edits
+    rapidfuzz verifies. The bound is empirical: a cosine of 0.32 at a ratio of 0.85, where edits
     in every word leave 0.3 to 0.5. Work grows with the entries of like length.
 
     >>> index = NearIndex(["great product"], 0.85)
@@ -290,7 +284,7 @@ class NearIndex:
         import numpy as np
 
         self._min_ratio = min_ratio
-        self._least_product = np.float32(0.95 * min_ratio**7 * _BINS * _SCALE**2)
+        self._least_product = np.float32(min_ratio**7 * _BINS * _SCALE**2)
         kept = [i for i, text in enumerate(texts) if text]
         self._positions = sorted(kept, key=lambda i: (len(texts[i]), texts[i]))
         self._texts = [texts[i] for i in self._positions]
@@ -448,10 +442,9 @@ class ExactLru(Generic[_Name, _Value]):
 
 
 class Levels(NamedTuple):
-    """What L1 (oldest use first) and L2 (most popular first) hold, as ENTRIES.
+    """What L1 (oldest use first; `day` is that of last use) and L2 (popular first) hold: ENTRIES.
 
-    `day` is the day of last use in L1, and the entry's own in L2. `text` is null in L1 where
-    `entries` has none; exact look-up needs the key alone.
+    `text` is null in L1 where the archive rows had none; exact look-up needs the key alone.
     """
 
     l1: pl.DataFrame
@@ -521,10 +514,7 @@ class Archive(Protocol):
 
 
 class ReviewCache:
-    """The levels as they stood when the run began; answers sets of contents.
-
-    `l1` (ENTRIES, oldest use first) and `l2` (ENTRIES) are what `levels` derived.
-    """
+    """Answers sets of contents from what `levels` derived and the archive, as the run began."""
 
     def __init__(
         self, settings: CacheSettings, l1: pl.DataFrame, l2: pl.DataFrame, archive: Archive

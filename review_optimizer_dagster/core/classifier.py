@@ -26,7 +26,6 @@ from typing import Any, NamedTuple, Protocol
 
 import polars as pl
 
-from review_optimizer_dagster.core.batching import PROMPT_VERSION as PROMPT_VERSION
 from review_optimizer_dagster.core.batching import (
     Json,
     Reply,
@@ -103,6 +102,7 @@ LONGEST_PAUSE_SECONDS = 60.0  # for a limit to fill up again; a part of it is en
 LONGEST_WAIT_SECONDS = 120.0  # an endpoint that asks for more is asked again by another run
 UNEXPLAINED_REFUSALS = 3  # before anything was answered: the settings are at fault, not a text
 ERROR_BODY_CHARS = 2_000
+SHORTEST_SECRET = 8  # shorter keys are what local servers take: "none", "x"
 KEPT_HEADERS = re.compile(r"retry-after|x-ratelimit-|x-request-id$|date$")
 NEVER_SENT = ("ConnectError", "ConnectTimeout", "PoolTimeout")
 
@@ -169,7 +169,6 @@ class Classified:
     deferred: pl.DataFrame
     """ANSWERS rows of what the budget kept back."""
     request_ids: tuple[str, ...]
-    """What it sent."""
 
 
 # --- reading the journal --------------------------------------------------------------------
@@ -177,11 +176,9 @@ class Classified:
 
 def _cost(record: Json, reply: Reply, prices: PriceTable) -> int:
     """Nano-dollars of a request, by the model and tier that its response names."""
-    if reply.usage is None:
-        return 0
     day = datetime.fromisoformat(record["sent_at"]).date()
-    model, tier = reply.model or record["model"], reply.service_tier or "default"
-    return request_cost(prices.price(model, tier, day), reply.usage)
+    named = reply.model or record["model"], reply.service_tier or "default"
+    return request_cost(prices.price(*named, day), reply.usage) if reply.usage else 0
 
 
 def read_requests(
@@ -208,7 +205,7 @@ def read_requests(
         taxonomy = taxonomies.get(record["taxonomy"])
         if record["generation"] == wanted and taxonomy and _fields(taxonomy) == record["fields"]:
             _note_answers(answers, record, reply)
-    final = [answer.row for answer in answers.values() if answer.is_final]
+    final = [answer.row for answer in answers.values() if answer.rank > 0]
     return Readout(
         pl.DataFrame(final, ANSWERS, orient="row").sort("identity", "content_key"),
         pl.DataFrame(requests, REQUESTS, orient="row"),
@@ -225,30 +222,27 @@ class _Answer(NamedTuple):
 
     row: tuple[str | int | None, ...]
     attempts: int
-    is_labelled: bool
-    is_final: bool
-    """Labelled, or its last request has an outcome and was the last attempt."""
+    rank: int
+    """2: labelled; 1: failed, an outcome of a last attempt without a label; 0: to be asked."""
 
 
 def _note_answers(answers: dict[tuple[str, str], _Answer], record: Json, reply: Reply) -> None:
     for item_id, content_key, _ in record["items"]:
         key = (record["identity"], content_key)
-        before = answers.get(key)
-        if before is not None and before.is_labelled:
-            continue
+        before = answers.get(key, _Answer((), 0, -1))
+        rank = int(record["attempts_left"] == 0 and record["outcome"] is not None)
         told: tuple[str | None, ...] = ("failed", None, None, None, reply.faults.get(item_id))
         if labels := reply.labels.get(item_id):
-            model = reply.model or record["model"]
+            rank, model = 2, reply.model or record["model"]
             told = ("labelled", as_json(labels).decode(), model, record["request_id"], None)
-        attempts = (before.attempts if before else 0) + 1
-        is_spent = record["attempts_left"] == 0 and record["outcome"] is not None
-        row = (record["tenant"], *key, *told, attempts)
-        answers[key] = _Answer(row, attempts, bool(labels), bool(labels) or is_spent)
+        # Whatever the clocks said: a label counts more than a failure, and the first one stays.
+        row = (record["tenant"], *key, *told) if rank > before.rank else before.row[:-1]
+        attempts = before.attempts + 1
+        answers[key] = _Answer((*row, attempts), attempts, max(rank, before.rank))
 
 
 def _request_row(record: Json, reply: Reply, cost: int) -> tuple[object, ...]:
-    outcome = record["outcome"] or {}
-    usage = reply.usage or Usage(0, 0, 0)
+    outcome, usage = record["outcome"] or {}, reply.usage or Usage(0, 0, 0)
     values = record | {
         "model_requested": record["model"],
         "model": reply.model,
@@ -340,10 +334,9 @@ def _in_own_loop(asking: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        asyncio.run(asking)
-    else:
-        with ThreadPoolExecutor(1) as thread:
-            thread.submit(asyncio.run, asking).result()
+        return asyncio.run(asking)
+    with ThreadPoolExecutor(1) as thread:
+        return thread.submit(asyncio.run, asking).result()
 
 
 @dataclass(frozen=True)
@@ -376,7 +369,7 @@ class _Pace:
         self.limit = min(self.most, self.limit + 1 / self.limit)
 
     def slower(self, sent_at: float, now: float) -> None:
-        if sent_at >= self._halved_at:  # earlier requests tell nothing about the pace since then
+        if sent_at > self._halved_at:  # earlier requests tell nothing about the pace since then
             self.limit, self._halved_at = max(1.0, self.limit / 2), now
 
 
@@ -490,8 +483,8 @@ class _Run:
             self._ready.extendleft(reversed(work.parts(2)))
         else:
             self._spent.add(tenant)
-            keys = work.rows.select("tenant", "identity", "content_key").iter_rows()
             told = ("deferred", None, None, None, "budget", work.attempt - 1)
+            keys = work.rows.select("tenant", "identity", "content_key").iter_rows()
             self.deferred += [(*key, *told) for key in keys]
             self.advance(work.rows.height)
         return None
@@ -597,10 +590,10 @@ async def _sent(client: Any, body: Json, record: Json, endpoint: Endpoint, clock
         cause = type(error.__cause__).__name__
         outcome |= {"failure": "connection", "error": cause, "maybe_sent": cause not in NEVER_SENT}
     if response is not None:
-        good = 200 <= response.status_code < 300
-        text = response.text.replace(endpoint.api_key, "***")
         kept = {k.lower(): v for k, v in response.headers.items() if KEPT_HEADERS.match(k.lower())}
-        outcome |= {"http_status": response.status_code, "headers": kept}
-        outcome |= {"body": text if good else text[:ERROR_BODY_CHARS]}
-    received = {"received_at": clock.now().isoformat()}
-    return outcome | received | {"latency_ms": (clock.monotonic() - started) * 1_000}
+        outcome |= {"http_status": response.status_code, "headers": kept, "body": response.text}
+        if not response.is_success:  # some endpoints repeat the key that they refuse
+            secret = endpoint.api_key if len(endpoint.api_key) >= SHORTEST_SECRET else "\0"
+            outcome["body"] = response.text.replace(secret, "***")[:ERROR_BODY_CHARS]
+    latency = {"latency_ms": (clock.monotonic() - started) * 1_000}
+    return outcome | latency | {"received_at": clock.now().isoformat()}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from review_optimizer_dagster.alerts.channels import deliver
 from review_optimizer_dagster.alerts.rules import Alert, budget_alerts, raise_once, raised
@@ -19,10 +19,15 @@ def known_tenants(home: Home) -> list[str]:
     return sorted(set(home.settings.tenants) | (folders if home.is_demo else set()))
 
 
-def budget_alerts_due(home_folder: HomeFolder, tenants: Sequence[str]) -> list[Alert]:
+def budget_alerts_due(
+    home_folder: HomeFolder,
+    tenants: Sequence[str],
+    refused: Collection[tuple[str, bool]] = (),
+) -> list[Alert]:
     """Every threshold that these tenants' spend of the current period has reached.
 
-    Simulated spend has counters and alerts of its own.
+    Simulated spend has counters and alerts of its own. refused: the (tenant, simulated) whose
+    budget kept reviews back, so that it is spent although the counter stopped short of it.
     """
     home, now = home_folder.home, utc_now()
     due: list[Alert] = []
@@ -37,6 +42,7 @@ def budget_alerts_due(home_folder: HomeFolder, tenants: Sequence[str]) -> list[A
                     counter.spent(),
                     settings.budget_nanos,
                     settings.alert_at,
+                    refused=(tenant, simulated) in refused,
                 )
     return due
 

@@ -41,8 +41,10 @@ def resolve_new_texts(
     settings = home.settings.cache
     archive = WarehouseArchive(connection, day, settings.window_days)
     usage = partition.cache_usage(connection, day, settings.window_days)
-    sources = usage.select("identity", content_key="source_key").unique()
-    ranked = levels(usage, archive.exact(sources), settings)
+    used = pl.concat(
+        [usage.select("identity", "content_key"), usage.select("identity", content_key="source_key")]
+    )
+    ranked = levels(usage, archive.exact(used.unique()), settings)
     return ReviewCache(settings, ranked.l1, ranked.l2, archive).resolve(normalised_texts(texts))
 
 

@@ -156,11 +156,12 @@ def _step_seconds(events: list[dg.DagsterEvent]) -> dict[str, float]:
 def run_day(home: Home, day: date, engine: Mapping[str, Any]) -> Outcome:
     """Run the daily job for one day on the home's own instance."""
     prepare_instance_folder(home)
-    from review_optimizer_dagster.definitions import defs
+    from review_optimizer_dagster.definitions import definitions_of
 
+    job = definitions_of(home).resolve_job_def("daily_reviews")
     with DagsterInstance.get() as instance:
         end_dead_runs(instance)
-        return run_partition(instance, defs.resolve_job_def("daily_reviews"), day, engine)
+        return run_partition(instance, job, day, engine)
 
 
 def summarise(home: Home, day: date, engine: str, outcome: Outcome) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import dagster as dg
 import polars as pl
 
 from review_optimizer_dagster.alerts.rules import gate_alert
-from review_optimizer_dagster.core.quality import Gate, gate
+from review_optimizer_dagster.core.quality import Gate, gate, overall
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.metadata import share, table
 from review_optimizer_dagster.defs.partitions import DAILY
@@ -136,7 +136,7 @@ def quality_result(judged: Gate) -> dg.AssetCheckResult:
         for (tenant, _), measured in judged.accuracies.items()
         for row in measured.by_level.rows(named=True)
     ]
-    n, correct = int(verdicts["n"].sum()), int(verdicts["correct"].sum())
+    day = overall(verdicts)
     return dg.AssetCheckResult(
         check_name="quality_gate",
         asset_key="review_results",
@@ -147,8 +147,9 @@ def quality_result(judged: Gate) -> dg.AssetCheckResult:
             for row in verdicts.rows(named=True)
         ),
         metadata={
-            "accuracy": share(correct, n),
-            "labels": n,
+            "accuracy": share(day.correct, day.n),
+            "truth": day.truth,
+            "labels": day.n,
             "verdicts": table(verdicts.rows(named=True)),
             "by_class": table(by_class),
             "by_level": table(by_level),

@@ -76,7 +76,10 @@ def cost_rollups(
         )
         with connection.transaction():
             connection.replace("cost_rollups", rollups, day)
-        due = budget_alerts_due(home_folder, rollups["tenant"].unique().sort().to_list())
+        kept_back = rollups.filter(pl.col("deferred") > 0).select("tenant", "simulated")
+        due = budget_alerts_due(
+            home_folder, rollups["tenant"].unique().sort().to_list(), kept_back.rows()
+        )
         note_alerts(context.log, home_folder, connection, due)
     cost, baseline = int(rollups["cost_nanos"].sum()), int(rollups["baseline_nanos"].sum())
     reviews = int(rollups["reviews"].sum())

@@ -116,39 +116,31 @@ class Lexicon:
         times: Counter[Cue] = Counter()
         for part, factor in ((title or "", self.title_weight), (text, 1.0)):
             tokens = tokenise(part)
-            found = list(self._found(tokens))
-            negated = self._negated(tokens, found)
-            for position, cue in found:
+            spent: dict[str, set[int]] = {name: set() for name in self.fields}
+            for position, cue in self._found(tokens):
+                negated = self._negated(tokens, position, spent[cue.field])
+                if len(cue.words) > 1:
+                    spent[cue.field].update(range(position, position + len(cue.words)))
                 times[cue] += 1
                 if times[cue] > self.most_times or not cue.label:
                     continue
                 flip = self.fields[cue.field].flip
-                label = flip.get(cue.label) if negated[position] else cue.label
+                label = flip.get(cue.label) if negated else cue.label
                 if label is not None:
                     scores[cue.field][label] += cue.weight * factor
         return scores
 
-    def _negated(self, tokens: list[str], found: list[tuple[int, Cue]]) -> list[bool]:
-        """For every token, whether a negation before it reaches it.
+    def _negated(self, tokens: list[str], position: int, spent: set[int]) -> bool:
+        """Whether a negation before a cue reaches it.
 
-        A negation that is part of a longer cue ("not worth it") has said all it says there.
+        One that is part of a longer cue ("not worth it") is spent: it has said all it says there.
         """
-        spent = {
-            position + i
-            for position, cue in found
-            if len(cue.words) > 1
-            for i in range(len(cue.words))
-        }
-        negated, left = [], 0
-        for position, token in enumerate(tokens):
-            negated.append(left > 0)
-            if token in self.clause_ends:
-                left = 0
-            elif token in self.negations and position not in spent:
-                left = self.scope
-            else:
-                left = max(0, left - 1)
-        return negated
+        for before in range(position - 1, max(-1, position - 1 - self.scope), -1):
+            if tokens[before] in self.clause_ends:
+                return False
+            if tokens[before] in self.negations and before not in spent:
+                return True
+        return False
 
     def _found(self, tokens: list[str]) -> Iterator[tuple[int, Cue]]:
         """Where a cue begins, and the longest cue of each field there; cues do not overlap."""

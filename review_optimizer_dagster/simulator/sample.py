@@ -7,6 +7,7 @@ The words, labels and shares are data: `grammar/*.toml`.
 from __future__ import annotations
 
 import gzip
+import hashlib
 import json
 import os
 import random
@@ -45,7 +46,7 @@ SAMPLE = pl.Schema(
         "synthetic": pl.Boolean(),
     }
 )
-_MAIN_FIELD = "sentiment"  # its truth stands in the column `label`
+_MAIN_FIELD = "sentiment"
 
 TENANTS: tuple[str, ...] = tuple(row["name"] for row in load_grammar().rules["tenants"])
 
@@ -87,18 +88,19 @@ class Sample:
         days = (day - timedelta(days=back) for back in range(1, MEMORY_DAYS + 1))
         return [earlier for earlier in days if earlier >= self.first_day]
 
-    def _drawn_kind(self, rng: random.Random) -> str:
+    def _drawn_kind(self, day: date, index: int) -> str:
         rules = load_grammar().rules
-        draw = rng.random()
+        digest = hashlib.blake2b(f"{self.seed}:{day.isoformat()}:{index}".encode(), digest_size=4)
+        draw = int.from_bytes(digest.digest()) / 2**32
         if draw < rules["pivots_share"]:
             return "pivot"
         return "variant" if draw < rules["pivots_share"] + rules["variants_share"] else "plain"
 
     def kind(self, day: date, index: int) -> str:
         """What a fresh review is; a pivot is turned round a day later, at the same index."""
-        drawn = self._drawn_kind(self._rng(day, index))
+        drawn = self._drawn_kind(day, index)
         before = day - timedelta(days=1)
-        turned = before >= self.first_day and self._drawn_kind(self._rng(before, index)) == "pivot"
+        turned = before >= self.first_day and self._drawn_kind(before, index) == "pivot"
         return "flipped" if turned and drawn != "pivot" else drawn
 
     def fresh(self, day: date, index: int) -> SampleReview:
@@ -116,10 +118,8 @@ class Sample:
 
     def _start(self, day: date, index: int) -> tuple[str, Writer]:
         grammar = load_grammar()
-        rng = self._rng(day, index)
-        self._drawn_kind(rng)  # the first draw of this generator says the kind
         tenant, category = grammar.cells[index % CELLS]
-        return tenant, Writer(rng, grammar, category)
+        return tenant, Writer(self._rng(day, index), grammar, category)
 
     def _plain(self, day: date, index: int) -> SampleReview:
         tenant, writer = self._start(day, index)
@@ -263,17 +263,13 @@ def sample_day(day: date, first_day: date, reviews: int = 5_000, seed: int = 7) 
     if day < first_day:
         raise ValueError(f"{day} is before the first day, {first_day}")
     rows = Sample(first_day, reviews, seed).day(day)
-    labels = (
-        {field: [row.labels[field] for row in rows] for field in rows[0].labels} if rows else {}
+    # The main field's truth stands in the column `label`, the others' in columns of their names.
+    records = (
+        {**row._asdict(), **row.labels, "label": row.labels[_MAIN_FIELD], "synthetic": True}
+        for row in rows
     )
-    columns = {
-        name: [getattr(row, name) for row in rows]
-        for name in SAMPLE.names()
-        if name in SampleReview._fields
-    }
-    columns["label"] = labels.pop(_MAIN_FIELD, [])
-    columns["synthetic"] = [True] * len(rows)
-    return pl.DataFrame(columns | labels, schema=SAMPLE)
+    data = [tuple(record[name] for name in SAMPLE.names()) for record in records]
+    return pl.DataFrame(data, schema=SAMPLE, orient="row")
 
 
 def write_sample(inbox: Path, day: date, first_day: date) -> list[Path]:

@@ -328,7 +328,7 @@ class _Server(ThreadingHTTPServer):
             except OSError:
                 continue
 
-    def handle_error(self, request: Any, client_address: Any) -> None:
+    def handle_error(self, _request: Any, client_address: Any) -> None:
         """Clients may hang up at any time; anything else is a defect of the endpoint."""
         if not isinstance(sys.exception(), ConnectionError):
             log.exception("the endpoint dropped the connection to %s", client_address)
@@ -404,9 +404,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(body)
 
-    def send_error(
-        self, code: int, message: str | None = None, explain: str | None = None
-    ) -> None:
+    def send_error(self, code: int, message: str | None = None, explain: str | None = None) -> None:
         """What the base class answers to broken HTTP, shaped as every other error."""
         self.close_connection = True
         text = message or explain or "Bad request"

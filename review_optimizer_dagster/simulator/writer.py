@@ -200,7 +200,7 @@ class Writer:
         }
         self.sentences: list[tuple[int, float, str]] = []
         self.words = 0
-        self.used: set[Any] = set()
+        self.used: set[int] = set()
         self.times: Counter[str] = Counter()
 
     def pick(self, items: Sequence[Any]) -> Any:
@@ -223,11 +223,12 @@ class Writer:
 
     def unused(self, items: Sequence[Any]) -> Any:
         """One that this review has not used yet, or None."""
-        left = [item for item in items if item not in self.used]
+        # By identity: the grammar's items live as long as the process, and hash slowly.
+        left = [item for item in items if id(item) not in self.used]
         if not left:
             return None
         item = self.pick(left)
-        self.used.add(item)
+        self.used.add(id(item))
         return item
 
     def add(self, name: str) -> None:

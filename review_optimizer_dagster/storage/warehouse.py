@@ -48,9 +48,9 @@ class Connection:
 
     def frame(self, sql: str, parameters: Parameters = ()) -> pl.DataFrame:
         """The rows of a query as a polars frame."""
-        # An execute() before the next sql() must not leave an open result behind, so the query
-        # goes through a relation, which polars drains.
-        return pl.DataFrame(self.raw.sql(sql, params=parameters or None))
+        # Through the stream alone: pl.DataFrame(relation) works too, but then duckdb's types
+        # outlive the interpreter, which prints pages of warnings when a command ends.
+        return pl.scan_arrow_c_stream(self.raw.sql(sql, params=parameters or None)).collect()
 
     def rows(self, sql: str, parameters: Parameters = ()) -> list[tuple[object, ...]]:
         """The rows of a small query as tuples."""

@@ -262,9 +262,9 @@ def test_settling_twice_or_without_a_reservation_books_nothing() -> None:
 def test_reserving_twice_sets_money_aside_once() -> None:
     """A request that is taken up after a crash has its reservation already."""
     budget = Budget(MemoryState(), "acme", 100, "2026-11")
-    assert budget.reserve("a", 60)
-    assert budget.reserve("a", 60)
-    assert budget.reserved() == 60
+    assert budget.reserve("a", 30)
+    assert budget.reserve("a", 40)
+    assert budget.reserved() == 30
 
 
 def test_tenants_and_periods_have_counters_of_their_own() -> None:
@@ -393,7 +393,8 @@ def test_hits_and_repeats_cost_nothing_and_say_what_they_avoided() -> None:
         {"review_id": "r7", "content_key": "e", "level": "l1", "tenant": "other"},
     )
     # q0 is a first attempt that came to nothing: part of the bill, not of what an answer takes.
-    shares = _shares(("q0", "a", 900), ("q1", "a", 10), ("q1", "b", 20), ("q1", "c", 90))
+    failed = [("q0", content, 900) for content in "abc"]
+    shares = _shares(*failed, ("q1", "a", 10), ("q1", "b", 20), ("q1", "c", 90))
     entries = hit_entries(results, shares, TODAY, NOON)
     assert entries.schema == LEDGER
     columns = ["tenant", "review_id", "kind", "level", "cost_nanos", "avoided_nanos"]

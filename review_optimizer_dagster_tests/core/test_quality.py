@@ -200,8 +200,8 @@ def test_the_labels_needed_decide_and_one_fewer_does_not(correct: int, n: int) -
 @pytest.mark.parametrize("rating", [1.0, 5.0])
 def test_stars_stand_in_for_labels_but_never_decide(rating: float) -> None:
     """A rating is of the product and not of the text, so it can neither pass nor fail a day."""
-    rows = [{"rating": rating}] * 300 + [{"rating": 3.0}, {"rating": 4.5}, {"rating": None}]
-    measured = accuracy(_results(*rows), COLOURS, 0.95)
+    unusable = ({"rating": 3.0}, {"rating": 4.5}, {"rating": None})
+    measured = accuracy(_results(*[{"rating": rating}] * 300, *unusable), COLOURS, 0.95)
     right = 300 if rating == 1.0 else 0
     assert (measured.truth, measured.n, measured.correct) == ("stars", 300, right)
     assert (measured.verdict, measured.needed) == ("inconclusive", 59)
@@ -233,7 +233,11 @@ def validator() -> Validator:
     return Validator()
 
 
-GOOD = ({}, {"status": "failed", "level": "none", "answer": None}, {"level": "l1"})
+GOOD: tuple[Mapping[str, object], ...] = (
+    {},
+    {"status": "failed", "level": "none", "answer": None},
+    {"level": "l1"},
+)
 
 
 def test_whole_and_well_formed_results_keep_the_contract(validator: Validator) -> None:

@@ -39,6 +39,7 @@ tokens = st.integers(0, 300_000)
 weights = st.lists(st.integers(0, 10**6), min_size=1, max_size=500)
 
 
+@settings(deadline=None)
 @given(total=nanos, weights=weights)
 def test_shares_add_up_and_are_nearest_to_fair(total: int, weights: list[int]) -> None:
     """Any rounding that does not reconcile would show up in some tenant's bill."""
@@ -51,6 +52,7 @@ def test_shares_add_up_and_are_nearest_to_fair(total: int, weights: list[int]) -
         assert abs(share - fair) < 1
 
 
+@settings(deadline=None)
 @given(total=nanos, weights=weights, seed=st.integers(0, 2**32))
 def test_the_order_of_reviews_moves_no_share_but_a_tie(
     total: int, weights: list[int], seed: int
@@ -62,6 +64,7 @@ def test_the_order_of_reviews_moves_no_share_but_a_tie(
     assert one == other
 
 
+@settings(deadline=None)
 @given(
     price=st.lists(st.integers(0, 10**11), min_size=4, max_size=4),
     prompt=tokens,

@@ -1,0 +1,93 @@
+"""Shared fixtures: a home in a temporary folder, small deliveries, a run of the daily job."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+# Read when dagster and great_expectations are imported: nothing may leave the machine in a test.
+os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
+os.environ["GX_ANALYTICS_ENABLED"] = "false"
+# The definitions module reads the home at import; the developer's own must not be touched.
+os.environ["REVIEW_OPTIMIZER_HOME"] = tempfile.mkdtemp(prefix="review-optimizer-tests-")
+os.environ.pop("OPENAI_API_KEY", None)
+
+import polars as pl
+import pytest
+
+from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.storage.warehouse import Warehouse
+
+DAY = date(2026, 3, 4)
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+    """An empty demo home of its own."""
+    monkeypatch.setenv("REVIEW_OPTIMIZER_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
+    yield Home(tmp_path / "home")
+
+
+def reviews(start: int, stop: int, **columns: Any) -> list[dict[str, Any]]:
+    """Plain rows whose label the simulator's lexicon gives back, each text different."""
+    rows = []
+    for number in range(start, stop):
+        good = number % 2 == 0
+        text = (
+            f"I love this lamp number {number}, it is excellent and works great."
+            if good
+            else f"I hate this lamp number {number}, it is terrible and broke at once."
+        )
+        label = "positive" if good else "negative"
+        row = {"review_id": f"r{number}", "category": "Lamps", "text": text, "label": label}
+        rows.append(row | columns)
+    return rows
+
+
+def deliver(home: Home, rows: list[dict[str, Any]], day: date = DAY, tenant: str = "acme") -> Path:
+    """Put rows into a tenant's inbox as one JSONL file."""
+    folder = home.inbox / tenant / day.isoformat()
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "reviews.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def query(home: Home, sql: str) -> pl.DataFrame:
+    """Rows of the home's warehouse."""
+    with Warehouse(database=str(home.warehouse)).open() as connection:
+        return connection.frame(sql)
+
+
+Runner = Callable[..., dict[str, Any]]
+
+
+@pytest.fixture
+def run_day(home: Home) -> Runner:
+    """Run the daily job for a day and return its summary; `problem` says what broke, if it did.
+
+    The Dagster instance is in memory: what Dagster itself keeps is not what these tests are about.
+    """
+    from dagster import DagsterInstance
+
+    from review_optimizer_dagster.definitions import definitions_of
+    from review_optimizer_dagster.defs import execution
+
+    job = definitions_of(home).resolve_job_def("daily_reviews")
+
+    def run(day: date = DAY, **engine: Any) -> dict[str, Any]:
+        config = {"latency_seconds": 0.0} | engine
+        with DagsterInstance.ephemeral() as instance:
+            outcome = execution.run_partition(instance, job, day, config)
+        if outcome.problem is not None:
+            return {"problem": outcome.problem, "mendable": outcome.user_can_mend}
+        summary = execution.summarise(Home(home.folder), day, "simulator", outcome)
+        return summary | {"problem": None, "gate_blocked": outcome.gate_blocked}
+
+    return run
