@@ -180,7 +180,7 @@ def ui(home: Home, host: str, port: int) -> int:
     import signal
     import socket
 
-    from review_optimizer_dagster.defs.execution import prepare_instance_folder
+    from review_optimizer_dagster.defs.execution import prepare_instance_folder, write_workspace
 
     home.claim()
     dagster = shutil.which("dagster", path=f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}")
@@ -194,8 +194,9 @@ def ui(home: Home, host: str, port: int) -> int:
     os.environ[HOME_VARIABLE] = str(home.folder)
     # A shell that starts this in the background has SIGINT ignored, and dagster would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    module = "review_optimizer_dagster.definitions"
-    os.execv(dagster, [dagster, "dev", "-m", module, "-h", host, "-p", str(port)])  # noqa: S606
+    workspace = write_workspace(home)
+    command = [dagster, "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
+    os.execv(dagster, command)  # noqa: S606 (our own arguments)
 
 
 def serve_simulator(options: argparse.Namespace) -> int:
@@ -209,7 +210,13 @@ def serve_simulator(options: argparse.Namespace) -> int:
         error_rate=options.error_rate,
         port=options.port,
     )
-    serve(simulator, lambda url: sys.stdout.write(f"simulator at {url}; any key will do\n"))
+
+
+    def announce(url: str) -> None:
+        sys.stdout.write(f"simulator at {url}; any key will do\n")
+        sys.stdout.flush()  # a pipe would keep it back for as long as this serves
+
+    serve(simulator, announce)
     return 0
 
 

@@ -27,10 +27,11 @@ _MODULES = [ingestion, caching, classification, money, gate, publishing]
 def definitions_of(home: Home) -> dg.Definitions:
     """What exists, over one home folder."""
     return dg.Definitions(
-        assets=dg.map_asset_specs(
-            lambda spec: spec.replace_attributes(owners=_OWNERS),
-            dg.load_assets_from_modules(_MODULES),
-        ),
+        assets=[
+            asset.map_asset_specs(lambda spec: spec.replace_attributes(owners=_OWNERS))
+            for asset in dg.load_assets_from_modules(_MODULES)
+            if isinstance(asset, dg.AssetsDefinition)
+        ],
         asset_checks=dg.load_asset_checks_from_modules(_MODULES),
         jobs=[automation.daily_reviews],
         schedules=[automation.yesterday],

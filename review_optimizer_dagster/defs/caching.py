@@ -96,7 +96,7 @@ def cache_resolution(
 @dg.asset(
     deps=["published_results"],
     partitions_def=DAILY,
-    group_name="cache",
+    group_name="archive",
     kinds={"duckdb"},
     pool="warehouse",
     description="L3 of the cache. A row is a text that the model answered itself, on a tenant-day "

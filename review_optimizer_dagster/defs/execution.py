@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from importlib import resources
@@ -61,6 +62,19 @@ def prepare_instance_folder(home: Home) -> Path:
     os.environ["DAGSTER_HOME"] = str(home.dagster)
     os.environ.setdefault("DAGSTER_DISABLE_TELEMETRY", "yes")
     return home.dagster
+
+
+def write_workspace(home: Home) -> Path:
+    """A workspace file for the UI, under the location name that plain `dagster dev` gives too.
+
+    Dagster keeps whether a schedule or sensor is on by that name.
+    """
+    path = home.dagster / "workspace.yaml"
+    module = {"module_name": "review_optimizer_dagster.definitions"}
+    module["location_name"] = "review_optimizer_dagster"
+    # JSON is YAML.
+    path.write_text(json.dumps({"load_from": [{"python_module": module}]}), encoding="utf-8")
+    return path
 
 
 def end_dead_runs(instance: DagsterInstance) -> int:
@@ -144,7 +158,7 @@ def _described(event: dg.DagsterEvent) -> tuple[str, bool]:
     return f"step {event.step_key} broke: {text}", False
 
 
-def _step_seconds(events: list[dg.DagsterEvent]) -> dict[str, float]:
+def _step_seconds(events: Sequence[dg.DagsterEvent]) -> dict[str, float]:
     """Seconds that each step took, as its own success event says."""
     return {
         str(event.step_key): event.step_success_data.duration_ms / 1000

@@ -17,6 +17,7 @@ import time
 import uuid
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
@@ -419,9 +420,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 def serve(simulator: Simulator, announce: Callable[[str], object]) -> None:
     """Listen until interrupted; `announce` is given the base URL once requests are accepted."""
-    with simulator:
+    # An interrupt can come as soon as the address is known, so all of it is inside.
+    with suppress(KeyboardInterrupt), simulator:
         announce(simulator.base_url)
-        try:
-            threading.Event().wait()
-        except KeyboardInterrupt:
-            return
+        threading.Event().wait()

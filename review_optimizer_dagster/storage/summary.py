@@ -34,12 +34,11 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
         """,
         day,
     )
-    levels = dict(
-        connection.rows(
-            "SELECT level, count(*) FROM review_results WHERE day = ? GROUP BY level", [day]
-        )
+    rows = connection.rows(
+        "SELECT level, count(*) FROM review_results WHERE day = ? GROUP BY level", [day]
     )
-    hits = {level: int(str(levels.get(level, 0))) for level in HIT_LEVELS}
+    answered = {str(level): int(str(count)) for level, count in rows}
+    hits = {level: answered.get(level, 0) for level in HIT_LEVELS}
     llm = _one(
         connection,
         """

@@ -107,7 +107,7 @@ class Connection:
         self.raw.commit()
 
 
-class Warehouse(DuckDBResource):  # type: ignore[misc]  # dagster_duckdb ships no types
+class Warehouse(DuckDBResource):
     """warehouse.duckdb, opened late and closed soon, since DuckDB lets one process write."""
 
     wait_seconds: float = Field(

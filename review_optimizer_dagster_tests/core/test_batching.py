@@ -141,6 +141,8 @@ def test_planned_tokens_are_the_estimate_of_the_text() -> None:
     found = misses(1).with_columns(text=pl.lit("とても良い製品です。"), title=pl.lit("良い"))
     (tokens,) = planned(found)["tokens"]
     assert tokens == estimate_tokens("とても良い製品です。") + estimate_tokens("良い") + 12
+    body = request_body(batches(found), TAXONOMY, "m", redact=False)
+    assert "とても" in body["messages"][1]["content"]  # not \\u3068...: six tokens for one
     assert estimate_tokens("とても良い製品です。") > estimate_tokens("ten chars!")
 
 

@@ -148,13 +148,13 @@ def test_four_are_in_flight_at_first_and_eight_at_most(tmp_path: Path) -> None:
 
 def test_an_overloaded_endpoint_is_asked_less(tmp_path: Path) -> None:
     """Four refusals of one round are one sign of overload: half the pace, not a sixteenth."""
-    with ScriptedEndpoint([error(429)] * 4) as endpoint:
+    with ScriptedEndpoint([error(429)] * 4 + [error(500)] * 4) as endpoint:
         made = Bench(tmp_path, endpoint.base_url)
         counts = in_flight(made, batches(misses(48), TWELVES))
         assert made.readout().answers.height == 48
         made.close()
-    assert len(endpoint.asked) == 8
-    assert max(counts[8:]) == 2
+    assert len(endpoint.asked) == 12
+    assert max(counts[8:16]) == 2
 
 
 def test_it_runs_inside_a_running_loop(tmp_path: Path) -> None:
@@ -282,6 +282,15 @@ def test_a_review_has_failed_only_when_its_attempts_are_spent() -> None:
     late = record("r3", ["k1"], entries([entry("1")]))
     (row,) = read(last, late).answers.rows(named=True)
     assert (row["status"], row["reason"], row["attempts"]) == ("labelled", None, 2)
+
+
+def test_the_first_answer_stays() -> None:
+    """A second one, however it came about, must not change what was published."""
+    first = record("r1", ["k1"], entries([entry("1")]))
+    other = TAXONOMY.main.labels[1]
+    second = record("r2", ["k1"], entries([entry("1", **{TAXONOMY.main.name: other})]))
+    (row,) = read(first, second).answers.rows(named=True)
+    assert (row["request_id"], row["attempts"]) == ("r1", 2)
 
 
 def test_shares_follow_the_tokens_and_add_up() -> None:

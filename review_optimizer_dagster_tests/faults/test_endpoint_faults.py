@@ -164,18 +164,27 @@ def test_a_batch_that_is_too_much_is_split(tmp_path: Path, script: Script) -> No
         check_books(made)
 
 
-def test_one_poisoned_text_takes_no_other_with_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("refusal", "reason"),
+    [
+        (lambda _: completion(None, refusal="No."), "refused"),
+        (error(400, "who_knows"), "HTTP 400 who_knows as the test wants it"),
+    ],
+)
+def test_one_poisoned_text_takes_no_other_with_it(
+    tmp_path: Path, refusal: Script, reason: str
+) -> None:
     """A text that the model refuses must end alone, whatever batch it came in."""
 
     def refuses_seven(asked: Asked) -> Answer:
         poisoned = any(" 7." in document["text"] for document in asked.documents)
-        return completion(None, refusal="No.") if poisoned else good(asked)
+        return refusal(asked) if poisoned else good(asked)
 
     with bench(tmp_path, otherwise=refuses_seven) as made:
         made.ask(batches(misses(100), BatchSettings(min_reviews=100, max_reviews=100)))
         failed = made.readout().answers.filter(pl.col("status") == "failed")
         assert failed.select("content_key", "reason", "attempts").rows() == [
-            ("acme-00007", "refused", 5)
+            ("acme-00007", reason, 5)
         ]
 
 
@@ -335,11 +344,13 @@ def test_attempts_are_limited_and_a_later_run_tries_again(tmp_path: Path) -> Non
 def test_a_budget_that_is_too_small_sends_nothing(tmp_path: Path) -> None:
     """Not one review fits: all are deferred, and nothing is spent."""
     with bench(tmp_path, budget_nanos=100) as made:
-        ran = made.ask(batches(misses(12), ONE_BATCH))
+        ran = made.ask(batches(misses(600), ONE_BATCH))
         assert ran.deferred.select("status", "reason").unique().rows() == [("deferred", "budget")]
-        assert ran.deferred.height == 12
+        assert ran.deferred.height == 600
         assert made.asked == []
-        assert made.progress[-1] == (12, 12)
+        assert made.progress[-1] == (600, 600)
+        # One review that does not fit is enough to know; the others are not tried one by one.
+        assert len(made.progress) < 60
 
 
 def test_a_budget_is_used_to_its_end_and_not_over(tmp_path: Path) -> None:

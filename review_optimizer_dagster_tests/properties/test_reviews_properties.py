@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import sys
 import tempfile
+import unicodedata
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -38,26 +38,21 @@ PIECES = st.sampled_from(
         ";",
         "smalll",
         "iii",
+        "&#38;",
+        "...",
+        "!?",
+        "soooo",
+        "AAA",
+        "xxxl",
+        "not",
     ]
-    + [
-        "\u2122",
-        "\u00bd",
-        "\u00b2",
-        "\u2014",
-        "\ufe0f",
-        "\u200b",
-        "\u0130",
-        "\u03a3",
-        "\ud800",
-        "\0",
-        "`",
-    ]
-    + ["...", "!?", "soooo", "AAA", "xxxl", "not", " ", "\n", "\u00df", "\u00b4", "\u1fbd", "&#38;"]
+    + list("\u2122\u00bd\u00b2\u2014\ufe0f\u200b\u0130\u03a3\ud800\0` \n\u00df\u00b4\u1fbd")
 )
 TEXTS = st.one_of(st.text(max_size=60), st.lists(PIECES, max_size=12).map("".join))
 RULES = TenantRules(load_taxonomy("reviews"), {})
 
 
+@settings(deadline=None)
 @given(st.none() | TEXTS, TEXTS)
 def test_normalising_twice_changes_nothing(title: str | None, text: str) -> None:
     """Archived texts are normalised ones: looking one up again must find it."""
@@ -69,11 +64,13 @@ def test_normalising_twice_changes_nothing(title: str | None, text: str) -> None
 
 def test_every_character_is_stable_alone_and_inside_a_word() -> None:
     """Unicode has characters whose lower case or compatible form changes when taken twice."""
-    for code in range(sys.maxunicode + 1):
-        for text in (chr(code), f"5{chr(code)}x"):
+    for code in range(0x30000):
+        character = chr(code)
+        category = unicodedata.category(character)
+        plain = category in ("Lo", "Cn", "Co") and not unicodedata.decomposition(character)
+        for text in () if plain else (character, f"5{character}x"):
             once = normalise(None, text)
-            if normalise(None, once) != once:
-                raise AssertionError(f"U+{code:04X}: {once!r}")
+            assert normalise(None, once) == once, f"U+{code:04X}"
 
 
 WORDS = st.lists(
@@ -85,6 +82,7 @@ WORDS = st.lists(
 )
 
 
+@settings(deadline=None)
 @given(
     WORDS,
     st.sampled_from([" ", "  ", "\n", "\t \u00a0", "<br />", " <p>", "\u200b "]),
@@ -97,6 +95,7 @@ def test_the_key_survives_harmless_edits(words: list[str], gap: str, shout: bool
     assert content_key(normalise(None, edited)) == content_key(normalise(None, " ".join(words)))
 
 
+@settings(deadline=None)
 @given(WORDS, WORDS)
 def test_other_words_are_another_content(one: list[str], other: list[str]) -> None:
     """The key must keep apart what a reader would."""
@@ -113,8 +112,20 @@ VALUES: st.SearchStrategy[object] = st.one_of(
     st.lists(st.integers(), max_size=2),
 )
 KEYS = st.sampled_from(
-    ["review_id", "text", "title", "rating", "ts", "label", "tenant", "category", "synthetic"]
-    + ["reviewText", "content", "asin", "overall", "other"]
+    [
+        "review_id",
+        "text",
+        "title",
+        "rating",
+        "ts",
+        "label",
+        "tenant",
+        "category",
+        "synthetic",
+        "reviewText",
+        "content",
+        "asin",
+    ]
 )
 GOOD: Mapping[str, object] = {"text": "A good one."}
 LINES = st.one_of(
@@ -160,4 +171,4 @@ def test_every_csv_record_is_accepted_or_quarantined_exactly_once(
     starts = [2 + "".join(records[:at]).count("\n") for at in range(len(records))]
     found, of_file = count("a.csv", ("text,title\n" + "".join(records)).encode())
     assert of_file == 0
-    assert found and sorted(at for at in found if at is not None) == starts or not rows
+    assert sorted(at for at in found if at is not None) == starts

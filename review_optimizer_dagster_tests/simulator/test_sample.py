@@ -52,6 +52,14 @@ def fresh(day: date, reviews: int = 2_000) -> list[SampleReview]:
     return [sample.fresh(day, index) for index in range(sample.fresh_count(day))]
 
 
+@pytest.fixture(scope="module")
+def inbox(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An inbox with the files of the eighth day."""
+    folder = tmp_path_factory.mktemp("inbox")
+    write_sample(folder, EIGHTH, FIRST)
+    return folder
+
+
 @pytest.mark.parametrize("day", [FIRST, EIGHTH])
 def test_a_day_has_the_promised_shares(day: date) -> None:
     """5,000 reviews, 30/40/30 % by category and 50/30/20 % by tenant, marked synthetic."""
@@ -165,12 +173,9 @@ def test_a_day_before_the_first_is_refused() -> None:
         sample_day(FIRST - timedelta(days=1), FIRST)
 
 
-def test_writes_the_same_bytes_in_every_process(tmp_path: Path) -> None:
+def test_writes_the_same_bytes_in_every_process(inbox: Path, tmp_path: Path) -> None:
     """A second run of a partition must find the very same input."""
-    mine = write_sample(tmp_path / "a", EIGHTH, FIRST)
-    assert [path.relative_to(tmp_path / "a").as_posix() for path in mine] == [
-        f"{tenant}/{EIGHTH}/sample.jsonl.gz" for tenant in TENANTS
-    ]
+    mine = [inbox / tenant / str(EIGHTH) / "sample.jsonl.gz" for tenant in TENANTS]
     code = (
         "import sys, datetime, pathlib;"
         "from review_optimizer_dagster.simulator.sample import write_sample;"
@@ -178,9 +183,9 @@ def test_writes_the_same_bytes_in_every_process(tmp_path: Path) -> None:
         " datetime.date(2026, 1, 1))"
     )
     environment = os.environ | {"PYTHONHASHSEED": "77"}
-    subprocess.run([sys.executable, "-c", code, tmp_path / "b"], check=True, env=environment)
+    subprocess.run([sys.executable, "-c", code, tmp_path], check=True, env=environment)
     for path in mine:
-        other = tmp_path / "b" / path.relative_to(tmp_path / "a")
+        other = tmp_path / path.relative_to(inbox)
         assert path.read_bytes() == other.read_bytes()
         assert [each.name for each in path.parent.iterdir()] == [path.name]
     rows = [
@@ -192,11 +197,11 @@ def test_writes_the_same_bytes_in_every_process(tmp_path: Path) -> None:
     assert all(row["synthetic"] is True for row in rows)
 
 
-def test_the_inbox_reads_every_review_with_its_truth(tmp_path: Path) -> None:
+def test_the_inbox_reads_every_review_with_its_truth(inbox: Path) -> None:
     """The sample goes the way of any other file: nothing of it may be quarantined."""
-    [path, *_] = write_sample(tmp_path, FIRST, FIRST)
+    path = inbox / TENANTS[0] / str(EIGHTH) / "sample.jsonl.gz"
     rules = TenantRules(TAXONOMY, {})
-    source = Source(path, path.relative_to(tmp_path).as_posix(), TENANTS[0])
+    source = Source(path, path.relative_to(inbox).as_posix(), TENANTS[0])
     chunks = list(read_reviews(source, lambda _tenant: rules, InputSettings()))
     reviews = pl.concat([chunk.reviews for chunk in chunks])
     assert reviews.height == 2_500
