@@ -1,11 +1,6 @@
 """The one Definitions object: what exists."""
 
-import warnings
-
 import dagster as dg
-
-# A check that knows its partition is a preview feature, and the one way to judge a day by itself.
-warnings.filterwarnings("ignore", category=dg.PreviewWarning)
 
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs import (

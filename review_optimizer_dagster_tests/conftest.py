@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -27,11 +27,11 @@ DAY = date(2026, 3, 4)
 
 
 @pytest.fixture
-def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Home]:
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty demo home of its own."""
     monkeypatch.setenv("REVIEW_OPTIMIZER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
-    yield Home(tmp_path / "home")
+    return Home(tmp_path / "home")
 
 
 def reviews(start: int, stop: int, **columns: Any) -> list[dict[str, Any]]:

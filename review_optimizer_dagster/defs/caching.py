@@ -41,10 +41,9 @@ def resolve_new_texts(
     settings = home.settings.cache
     archive = WarehouseArchive(connection, day, settings.window_days)
     usage = partition.cache_usage(connection, day, settings.window_days)
-    used = pl.concat(
-        [usage.select("identity", "content_key"), usage.select("identity", content_key="source_key")]
-    )
-    ranked = levels(usage, archive.exact(used.unique()), settings)
+    used = usage.select("identity", "content_key")
+    sources = usage.select("identity", content_key="source_key")
+    ranked = levels(usage, archive.exact(pl.concat([used, sources]).unique()), settings)
     return ReviewCache(settings, ranked.l1, ranked.l2, archive).resolve(normalised_texts(texts))
 
 

@@ -20,7 +20,7 @@ TABLES = ("review_results", "ledger_entries", "llm_requests", "cache_resolution"
 
 def contents(home: Home) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that running again must not change."""
-    return {name: query(home, f"SELECT * FROM {name} ORDER BY ALL").rows() for name in TABLES}
+    return {name: query(home, f"FROM {name} ORDER BY ALL").rows() for name in TABLES}
 
 
 def test_every_accepted_review_is_counted_once(home: Home, run_day: Run) -> None:
@@ -166,9 +166,7 @@ def test_an_inbox_without_files_is_an_empty_day_in_a_real_home(home: Home, run_d
     assert summary["accuracy"] is None
 
 
-def test_a_spent_budget_defers_and_a_larger_one_takes_up_the_rest(
-    home: Home, run_day: Run
-) -> None:
+def test_a_spent_budget_defers_and_a_larger_one_takes_up_the_rest(home: Home, run_day: Run) -> None:
     """At 100 % nothing more is sent, nothing is lost, and the alert says what to do."""
     home.folder.mkdir(parents=True)
     settings = '[engine]\nname = "simulator"\n[tenants.acme]\nbudget_usd = {}\n'
@@ -263,7 +261,7 @@ def test_analysts_find_comments_on_every_view(home: Home, run_day: Run) -> None:
 def test_wrong_answers_at_a_rate_are_found_by_the_gate(
     home: Home, run_day: Run, tmp_path: Any
 ) -> None:
-    """The answers file is the truth that the simulator knows; its error rate is what it measures."""
+    """The gate finds the rate of errors that the simulator was told to make."""
     rows = reviews(0, 400)
     gold = tmp_path / "gold.jsonl"
     gold.write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -274,7 +272,7 @@ def test_wrong_answers_at_a_rate_are_found_by_the_gate(
     assert accuracy["lower"] < 0.9 < accuracy["upper"]
 
 
-def test_sample_days_refer_to_each_other(home: Home) -> None:
+def test_sample_days_refer_to_each_other() -> None:
     """A demo day holds re-deliveries of earlier days, so that the cache has something to show."""
     from review_optimizer_dagster.simulator.sample import sample_day
 
