@@ -902,12 +902,13 @@ class _Interpreter:
         return json.dumps(truth, ensure_ascii=False), tuple(unknown)
 
     def _refuse(self, line: int | None, row: _Row, refused: _InputError) -> tuple[object, ...]:
-        tenant = self._source.tenant or row.get("tenant")
+        named = row.get("tenant")
+        known = named if isinstance(named, str) and named in self._known else MIXED_INBOX
         text = next((v for v in row.values() if isinstance(v, str) and len(v) > 20), None)
         excerpt = refused.excerpt or text or (json.dumps(row, default=str) if row else None)
         review_id = row.get("review_id")
         return (
-            tenant if isinstance(tenant, str) and tenant in self._known else MIXED_INBOX,
+            self._source.tenant or known,
             self._source.file,
             line,
             _clean(str(review_id))[:MAX_NAME_CHARS] if review_id is not None else None,

@@ -11,14 +11,7 @@ import dagster as dg
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
     """Rows as a table; Dagster takes only plain values."""
     records = [
-        dg.TableRecord(
-            {
-                key: value if isinstance(value, str | int | float | bool) else str(value)
-                for key, value in row.items()
-                if value is not None
-            }
-        )
-        for row in rows
+        dg.TableRecord({key: _plain(value) for key, value in row.items()}) for row in rows
     ]
     if not records:
         return dg.MetadataValue.text("none")
@@ -30,6 +23,13 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
         records,
         schema=dg.TableSchema([dg.TableColumn(key, types[key]) for key in columns]),
     )
+
+
+def _plain(value: object) -> str | int | float | bool:
+    # Dagster wants the same keys in every record, and has no null.
+    if value is None:
+        return ""
+    return value if isinstance(value, str | int | float | bool) else str(value)
 
 
 def _column_type(value: object) -> str:

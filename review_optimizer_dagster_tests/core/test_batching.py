@@ -117,6 +117,28 @@ def test_no_batch_exceeds_the_token_limit() -> None:
     assert alone["batch_id"].n_unique() <= plan["batch_id"].n_unique() + 1
 
 
+def test_an_uneven_deal_gets_another_batch() -> None:
+    """Two batches would hold these in sum, but not as they are dealt."""
+    words = pl.Series([7_600, 6_200, 6_200, 6_200, 4_600])
+    found = misses(5).with_columns(text=pl.lit("word ").repeat_by(words).list.join(""))
+    plan = planned(found, max_input_tokens=20_000)
+    assert max(plan.group_by("batch_id").agg(pl.col("tokens").sum())["tokens"]) <= 20_000
+    assert plan["batch_id"].n_unique() == 3
+
+
+def test_the_seed_also_orders_the_batches() -> None:
+    """Otherwise the same batches would always meet the same state of the endpoint."""
+    found = misses(80).with_columns(
+        text=pl.lit("word ").repeat_by(pl.int_range(80) * 4).list.join("")
+    )
+    one, other = (
+        planned(found, seed=seed)["batch_id"].unique(maintain_order=True).to_list()
+        for seed in (0, 1)
+    )
+    assert sorted(one) == sorted(other)
+    assert one != other
+
+
 def test_complexity_grows_with_each_of_its_parts() -> None:
     """Each of the four parts must be able to move the score, or it is no part."""
     plain = "I bought this for my sister and she was very happy with it and uses it every day. "

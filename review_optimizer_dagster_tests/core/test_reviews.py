@@ -407,6 +407,7 @@ def test_personal_numbers_and_addresses_are_masked(text: str, expected: str) -> 
         "ISBN 978-0-306-40615-7 or 0306406152",
         "192.168.100.100, 1920 x 1080, 12345678 units",
         "1234 5678 9012 3456",
+        "4111 1111 1111 1112",
         "follow @bob, 5 @ $3.50",
     ],
 )
