@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
+import traceback
 from collections.abc import Sequence
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
@@ -23,6 +25,20 @@ EXAMPLES = """examples:
   review-optimizer run --date 2026-11-20 --json summary.json
   review-optimizer run --reviews gold.parquet --engine simulator --answers gold.parquet
 """
+
+
+def _port(text: str) -> int:
+    port = int(text)
+    if not 0 < port < 65536:
+        raise argparse.ArgumentTypeError(f"{text} is no port between 1 and 65535")
+    return port
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0.0 <= seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is no number of seconds, 0 or more")
+    return seconds
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -65,7 +81,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--latency",
-        type=float,
+        type=_seconds,
         default=0.05,
         metavar="S",
         help="simulator: seconds that a request takes (default 0.05)",
@@ -78,7 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     run.add_argument("--json", type=Path, metavar="OUT", help="write the run's summary here")
 
     ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
-    ui.add_argument("--port", type=int, default=3000)
+    ui.add_argument("--port", type=_port, default=3000)
     ui.add_argument("--host", default="127.0.0.1")
 
     commands.add_parser("init", help="write a commented tenants.toml and make a real home")
@@ -86,8 +102,8 @@ def build_parser() -> argparse.ArgumentParser:
     simulator = commands.add_parser(
         "simulator", help="serve the OpenAI-compatible simulator on loopback"
     )
-    simulator.add_argument("--port", type=int, default=8089)
-    simulator.add_argument("--latency", type=float, default=0.05, metavar="S")
+    simulator.add_argument("--port", type=_port, default=8089)
+    simulator.add_argument("--latency", type=_seconds, default=0.05, metavar="S")
     simulator.add_argument("--error-rate", type=float, default=0.0, metavar="RATE")
     return parser
 
@@ -113,6 +129,12 @@ def _dispatch(options: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         sys.stderr.write("\nreview-optimizer: stopped; run again to go on\n")
         return 130
+    except OSError as error:  # a folder that cannot be written, a full disk: names the file
+        sys.stderr.write(f"review-optimizer: {error}\n")
+        return 2
+    except Exception:
+        traceback.print_exc()  # Python's own exit code would say that the gate failed
+        return 3
 
 
 def run(home: Home, options: argparse.Namespace) -> int:
@@ -160,8 +182,11 @@ def _check_run(home: Home, options: argparse.Namespace, day: date) -> None:
         raise UserError(f"--answers {options.answers} is no file")
     if not 0.0 <= options.answer_error <= 1.0:
         raise UserError(f"--answer-error {options.answer_error} is no share between 0 and 1")
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise UserError(f"--json {options.json}: its folder does not exist")
+    if options.json is not None:
+        if not options.json.absolute().parent.is_dir():
+            raise UserError(f"--json {options.json}: its folder does not exist")
+        if options.json.is_dir():
+            raise UserError(f"--json {options.json} is a folder: give the path of a file")
 
 
 def _engine_config(options: argparse.Namespace) -> dict[str, Any]:
@@ -211,12 +236,16 @@ def serve_simulator(options: argparse.Namespace) -> int:
         port=options.port,
     )
 
-
     def announce(url: str) -> None:
         sys.stdout.write(f"simulator at {url}; any key will do\n")
         sys.stdout.flush()  # a pipe would keep it back for as long as this serves
 
-    serve(simulator, announce)
+    try:
+        serve(simulator, announce)
+    except OSError as error:
+        raise UserError(
+            f"port {options.port} cannot be used ({error.strerror}): give another with --port"
+        ) from error
     return 0
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from datetime import date
@@ -28,6 +29,9 @@ from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
 HOME_VARIABLE = "REVIEW_OPTIMIZER_HOME"
 TENANT_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 MIXED_INBOX = "_mixed"  # files here name a tenant in every row
+INPUT_FIELDS = (
+    "tenant", "review_id", "category", "product_id", "title", "text", "rating", "ts", "synthetic",
+)  # fmt: skip
 
 
 class _Table(BaseModel):
@@ -256,18 +260,29 @@ class Home:
             raise ConfigError.of(self.tenants_file, error) from error
         for name, tenant in settings.tenants.items():
             try:
-                load_taxonomy(tenant.taxonomy, self.folder / "taxonomies")
+                taxonomy = load_taxonomy(tenant.taxonomy, self.folder / "taxonomies")
             except ConfigError as error:
                 raise ConfigError(
                     self.tenants_file, f"tenants.{name}.taxonomy", f"cannot be used: {error}"
                 ) from error
+            known = (*INPUT_FIELDS, *taxonomy.truth_columns())
+            if unknown := next((key for key in tenant.columns if key not in known), None):
+                raise ConfigError(
+                    self.tenants_file,
+                    f"tenants.{name}.columns.{unknown}",
+                    f"is not valid: no column has this name; the names are: {', '.join(known)}",
+                )
         return settings
 
     def tenant(self, name: str) -> TenantSettings:
         """Settings of a tenant; defaults for any name in a demo home.
 
-        Raises UserError for a tenant that tenants.toml does not have.
+        Raises UserError for a tenant that tenants.toml does not have, or a name none could have.
         """
+        if not re.match(TENANT_NAME, name):
+            raise UserError(
+                f"{name!r} is no tenant's name: lower case letters, digits, - and _, please"
+            )
         if (found := self.settings.tenants.get(name)) is not None:
             return found
         if self.is_demo:

@@ -22,9 +22,9 @@ import polars as pl
 
 from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.costs import Usage
-from review_optimizer_dagster.core.reviews import redact as redact_text
 from review_optimizer_dagster.tables import load_table
 from review_optimizer_dagster.taxonomies import Taxonomy
+from review_optimizer_dagster.text import redact as redact_text
 
 MISSES = pl.Schema(
     {

@@ -1,7 +1,7 @@
 """What starts runs and raises alerts. Schedule and sensors ship stopped."""
 
 import json
-from datetime import UTC, timedelta
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -35,6 +35,16 @@ def yesterday(context: dg.ScheduleEvaluationContext) -> dg.RunRequest:
     return dg.RunRequest(run_key=day.isoformat(), partition_key=day.isoformat())
 
 
+def _was_read(instance: dg.DagsterInstance, key: str, changed_at: datetime) -> bool:
+    """Whether the inbox of a day was read after its last change."""
+    reads = dg.AssetRecordsFilter(
+        asset_key=dg.AssetKey("raw_reviews"),
+        asset_partitions=[key],
+        after_timestamp=changed_at.timestamp(),
+    )
+    return bool(instance.fetch_materializations(reads, limit=1).records)
+
+
 @dg.sensor(
     job=daily_reviews,
     minimum_interval_seconds=60,
@@ -48,7 +58,6 @@ def inbox_arrivals(
     delivered = inbox.delivered_days(home_folder.home.inbox)
     seen: dict[str, str] = json.loads(context.cursor) if context.cursor else {}
     valid = set(DAILY.get_partition_keys())
-    ran = context.instance.get_materialized_partitions(dg.AssetKey("raw_reviews"))
     settled_before = utc_now() - timedelta(seconds=_SETTLE_SECONDS)
     requests = []
     for day, delivery in sorted(delivered.items()):
@@ -56,7 +65,9 @@ def inbox_arrivals(
         if key not in valid or delivery.changed_at > settled_before:
             continue  # not a day yet, or a file is still arriving: the next evaluation sees it
         # Runs from the command line before the sensor was switched on count as seen.
-        if seen.get(key) != delivery.digest and (key in seen or key not in ran):
+        if seen.get(key) != delivery.digest and (
+            key in seen or not _was_read(context.instance, key, delivery.changed_at)
+        ):
             requests.append(dg.RunRequest(run_key=f"{key}:{delivery.digest}", partition_key=key))
         seen[key] = delivery.digest
         if len(requests) == _MOST_RUNS:

@@ -11,13 +11,13 @@ from review_optimizer_dagster.core.cache import (
     ReviewCache,
     levels,
 )
-from review_optimizer_dagster.core.reviews import normalise
 from review_optimizer_dagster.defs.metadata import share
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder, step, utc_now
 from review_optimizer_dagster.storage import partition
 from review_optimizer_dagster.storage.partition import WarehouseArchive
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
+from review_optimizer_dagster.text import normalise
 
 
 def normalised_texts(texts: pl.DataFrame) -> pl.DataFrame:

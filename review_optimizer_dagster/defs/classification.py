@@ -28,9 +28,7 @@ def paid_for(
     home_folder: HomeFolder, journal: DayJournal, taxonomies: Mapping[str, Taxonomy]
 ) -> Readout:
     """What the day's requests came to, read from the journal alone."""
-    return read_requests(
-        journal.requests(), taxonomies, home_folder.prices(), journal.generation
-    )
+    return read_requests(journal.requests(), taxonomies, home_folder.prices(), journal.generation)
 
 
 @dg.asset(

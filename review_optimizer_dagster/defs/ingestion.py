@@ -55,8 +55,6 @@ def deliveries(
         def rules(tenant: str) -> TenantRules:
             return TenantRules(home.taxonomy(tenant), home.tenant(tenant).columns)
 
-        for tenant in {source.tenant for source in sources} - {None}:
-            home.tenant(str(tenant))
         chunks = chain.from_iterable(
             read_reviews(source, rules, home.settings.input) for source in sources
         )

@@ -10,9 +10,7 @@ import dagster as dg
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
     """Rows as a table; Dagster takes only plain values."""
-    records = [
-        dg.TableRecord({key: _plain(value) for key, value in row.items()}) for row in rows
-    ]
+    records = [dg.TableRecord({key: _plain(value) for key, value in row.items()}) for row in rows]
     if not records:
         return dg.MetadataValue.text("none")
     columns = list(dict.fromkeys(key for row in rows for key in row))

@@ -16,10 +16,10 @@ from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.cache import Identity
 from review_optimizer_dagster.core.classifier import Endpoint, prompt_identity
 from review_optimizer_dagster.core.costs import Budget, PriceTable, State, load_prices, period_key
-from review_optimizer_dagster.core.reviews import NORMALISER_VERSION
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.storage.journal import DayJournal, StateStore
 from review_optimizer_dagster.taxonomies import Taxonomy
+from review_optimizer_dagster.text import NORMALISER_VERSION
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.simulator.judge import Judge

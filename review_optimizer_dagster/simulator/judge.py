@@ -21,6 +21,7 @@ from typing import Any, NamedTuple, Protocol
 from review_optimizer_dagster.config import InputSettings
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.taxonomies import Taxonomy
+from review_optimizer_dagster.text import content_key, normalise, redact
 
 Fields = Mapping[str, Sequence[str]]
 
@@ -282,8 +283,6 @@ class AnswersJudge:
 
     def judge(self, title: str | None, text: str, fields: Fields) -> dict[str, str] | None:
         """Field to label, or None for a text or a question that the file does not answer."""
-        from review_optimizer_dagster.core.reviews import content_key, normalise
-
         answer = self._answers.get(content_key(normalise(title, text)))
         if answer is None or answer[self._main] not in fields.get(self._main, ()):
             return None
@@ -315,10 +314,7 @@ def _labelled_rows(source: Path, taxonomy: Taxonomy) -> Iterator[tuple[str, str,
     from review_optimizer_dagster.core.reviews import (
         Source,
         TenantRules,
-        content_key,
-        normalise,
         read_reviews,
-        redact,
     )
 
     rules = TenantRules(taxonomy, {})

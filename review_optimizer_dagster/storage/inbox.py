@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from review_optimizer_dagster.config import MIXED_INBOX, TENANT_NAME, Home
+from review_optimizer_dagster.config import MIXED_INBOX, Home
 from review_optimizer_dagster.core.reviews import Source
 from review_optimizer_dagster.errors import UserError
 
@@ -22,11 +21,6 @@ def day_files(inbox: Path, day: date) -> list[Source]:
     found = []
     for folder in sorted(inbox.glob(f"*/{day.isoformat()}")):
         tenant = folder.parent.name
-        if tenant != MIXED_INBOX and not re.match(TENANT_NAME, tenant):
-            raise UserError(
-                f"{folder.parent} is no tenant's inbox: a tenant's name is lower case letters, "
-                "digits, - and _; rename the folder"
-            )
         for path in sorted(folder.iterdir()):
             if path.is_file() and not _unfinished(path):
                 name = path.relative_to(inbox).as_posix()
@@ -55,6 +49,8 @@ def delivered_days(inbox: Path) -> dict[date, Delivery]:
             day = date.fromisoformat(path.parent.name)
         except ValueError:
             continue
+        if day.isoformat() != path.parent.name:
+            continue  # 20260304 and 2026-W10-3 are dates too, but `day_files` would not look there
         stat = path.stat()
         name = path.relative_to(inbox).as_posix()
         days.setdefault(day, []).append(f"{name}|{stat.st_size}|{stat.st_mtime_ns}")
@@ -72,19 +68,20 @@ def deliver(home: Home, file: Path, day: date, tenant: str | None) -> Path:
     """Copy a file into the inbox, whole or not at all; returns where it lies.
 
     Without a tenant it goes to the home's only tenant, or, where there are more, to the mixed
-    inbox, whose rows name their tenant. Raises UserError for a file that is not there or an
-    unknown tenant.
+    inbox, whose rows name their tenant. Raises UserError for a file that is not there or that the
+    inbox would not read, and for an unknown tenant.
     """
     if not file.is_file():
         raise UserError(f"{file} is no file: give --reviews the path of a file that can be read")
+    if _unfinished(file):
+        raise UserError(
+            f"{file} has the name of a hidden or unfinished file, and the inbox leaves those "
+            "alone: rename it"
+        )
     if tenant is None:
         known = sorted(home.settings.tenants)
         tenant = known[0] if len(known) == 1 else "default" if home.is_demo else MIXED_INBOX
     else:
-        if not re.match(TENANT_NAME, tenant):
-            raise UserError(
-                f"{tenant!r} is no tenant's name: lower case letters, digits, - and _, please"
-            )
         home.tenant(tenant)
     folder = home.inbox / tenant / day.isoformat()
     folder.mkdir(parents=True, exist_ok=True)

@@ -43,8 +43,9 @@ def publish_day(connection: Connection, day: date) -> int:
     """
     with connection.transaction():
         connection.execute(
-            "DELETE FROM published_results WHERE day = $day AND tenant NOT IN ("
-            "SELECT tenant FROM gate_verdicts WHERE day = $day AND verdict = 'failed')",
+            "DELETE FROM published_results WHERE day = $day AND (tenant, taxonomy) NOT IN ("
+            "SELECT (tenant, taxonomy) FROM gate_verdicts "
+            "WHERE day = $day AND verdict = 'failed')",
             {"day": day},
         )
         connection.execute(_PUBLISH, {"day": day})
@@ -80,6 +81,9 @@ def write_parquet(connection: Connection, folder: Path, day: date) -> list[Path]
                     {"day": found},
                 )
             written.append(path)
+        if (day,) not in days:
+            # A corrected delivery may leave nothing of the day.
+            (folder / table / f"{day}.parquet").unlink(missing_ok=True)
     return written
 
 

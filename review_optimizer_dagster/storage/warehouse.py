@@ -114,6 +114,10 @@ class Warehouse(DuckDBResource):
         default=60.0, gt=0, description="How long to wait while another process has it open."
     )
 
+    memory_limit: str = Field(
+        default="600MB", description="Memory that DuckDB may use before it spills to disk."
+    )
+
     @contextmanager
     def open(self, read_only: bool = False) -> Iterator[Connection]:
         """A connection with the tables in place, in UTC, closed whatever happens.
@@ -143,10 +147,14 @@ class Warehouse(DuckDBResource):
                 return duckdb.connect(
                     str(path),
                     read_only=read_only,
-                    config={"autoinstall_known_extensions": "false", **self.connection_config},
+                    config={
+                        "autoinstall_known_extensions": "false",
+                        "memory_limit": self.memory_limit,
+                        **self.connection_config,
+                    },
                 )
             except duckdb.IOException as error:
-                if "lock" not in str(error).lower():
+                if "Could not set lock" not in str(error):
                     raise UserError(f"{path} cannot be opened: {error}") from error
                 if time.monotonic() + pause > give_up:
                     raise UserError(

@@ -95,6 +95,8 @@ class Taxonomy(BaseModel):
         names = [field.name for field in self.fields]
         if len(set(names)) != len(names):
             raise ValueError("two fields have the same name")
+        if "id" in names:
+            raise ValueError("a field must not be named id: answers are keyed by it")
         return self
 
     @property

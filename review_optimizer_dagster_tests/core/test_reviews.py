@@ -13,19 +13,17 @@ import pytest
 
 from review_optimizer_dagster.config import InputSettings
 from review_optimizer_dagster.core.reviews import (
-    INPUT_SUFFIXES,
     QUARANTINE,
     REVIEWS,
     Chunk,
     Source,
     TenantRules,
-    content_key,
-    normalise,
     read_reviews,
-    redact,
 )
 from review_optimizer_dagster.errors import ConfigError
+from review_optimizer_dagster.formats import INPUT_SUFFIXES
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
+from review_optimizer_dagster.text import content_key, normalise, redact
 
 REVIEWS_TAXONOMY = load_taxonomy("reviews")
 

@@ -16,11 +16,10 @@ from review_optimizer_dagster.config import InputSettings
 from review_optimizer_dagster.core.reviews import (
     Source,
     TenantRules,
-    content_key,
-    normalise,
     read_reviews,
 )
 from review_optimizer_dagster.taxonomies import load_taxonomy
+from review_optimizer_dagster.text import content_key, normalise
 
 PIECES = st.sampled_from(
     [

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from review_optimizer_dagster.core.reviews import redact
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.simulator import judge as judge_module
 from review_optimizer_dagster.simulator.judge import AnswersJudge, LexiconJudge
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
+from review_optimizer_dagster.text import redact
 
 REVIEWS = load_taxonomy("reviews")
 COMPLAINTS = load_taxonomy("complaints")

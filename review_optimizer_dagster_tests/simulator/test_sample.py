@@ -20,7 +20,6 @@ from review_optimizer_dagster.config import InputSettings
 from review_optimizer_dagster.core.reviews import (
     Source,
     TenantRules,
-    normalise,
     read_reviews,
 )
 from review_optimizer_dagster.simulator import writer
@@ -34,6 +33,7 @@ from review_optimizer_dagster.simulator.sample import (
     write_sample,
 )
 from review_optimizer_dagster.taxonomies import load_taxonomy
+from review_optimizer_dagster.text import normalise
 
 FIRST = date(2026, 1, 1)
 EIGHTH = FIRST + timedelta(days=7)

@@ -1,0 +1,163 @@
+"""tenants.toml: what is refused and by which name, what the written one says, what stays secret."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+
+import pytest
+
+from review_optimizer_dagster.config import (
+    INPUT_FIELDS,
+    Home,
+    Settings,
+    TenantSettings,
+    commented_settings,
+)
+from review_optimizer_dagster.errors import ConfigError, UserError
+from review_optimizer_dagster.taxonomies import load_taxonomy
+
+SECRET = "sk-0123456789abcdef-never-shown"
+
+
+def write(home: Home, text: str) -> None:
+    home.folder.mkdir(parents=True, exist_ok=True)
+    home.tenants_file.write_text(text, encoding="utf-8")
+
+
+def problem(home: Home, text: str) -> str:
+    """What the user reads about a tenants.toml that is refused."""
+    write(home, text)
+    with pytest.raises(ConfigError) as refused:
+        _ = home.settings
+    return str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "words"),
+    [
+        # A slip of the editor: the line is what helps to find it.
+        pytest.param("[engine\n", "", "is not valid TOML: .*line 1", id="bad TOML"),
+        # A misspelled key that was ignored would leave its default in force, unseen.
+        pytest.param("[cache]\nl1_entrys = 5\n", "cache.l1_entrys", "not permitted", id="unknown"),
+        # The file has many numbers: the message must say which of them.
+        pytest.param(
+            '[batches]\nmax_reviews = "many"\n', "batches.max_reviews", "integer", id="wrong type"
+        ),
+        # A tenant of no taxonomy could not be asked about; the names to choose from are given.
+        pytest.param(
+            '[tenants.acme]\ntaxonomy = "revews"\n',
+            "tenants.acme.taxonomy",
+            "cannot be used: .*complaints, reviews",
+            id="unknown taxonomy",
+        ),
+        # A pool of a tenant's name would share that tenant's private answers.
+        pytest.param(
+            '[tenants.acme]\n[tenants.bolt]\npool = "acme"\n',
+            "",
+            r"tenants\.bolt\.pool: 'acme' is the name of a tenant",
+            id="pool named like a tenant",
+        ),
+        # Alerts are raised in this order, each once: a lower one after a higher never comes.
+        pytest.param(
+            "[tenants.acme]\nalert_at = [75, 50]\n",
+            "tenants.acme",
+            "alert_at must ascend",
+            id="alert_at not ascending",
+        ),
+    ],
+)
+def test_what_is_wrong_is_named(home: Home, text: str, key: str, words: str) -> None:
+    """The user mends a file by its name and the key in it."""
+    said = problem(home, text)
+    assert said.startswith(f"{home.tenants_file}: {key} " if key else f"{home.tenants_file} ")
+    assert re.search(words, said)
+
+
+def test_mistyped_column_is_named(home: Home) -> None:
+    """A map of a column we do not have would be ignored, and its values silently lost."""
+    said = problem(home, '[tenants.acme.columns]\ntext = "body"\nraiting = "stars"\n')
+    assert said.startswith(f"{home.tenants_file}: tenants.acme.columns.raiting is not valid: ")
+    known = (*INPUT_FIELDS, *load_taxonomy("reviews").truth_columns())
+    assert said.endswith(f"the names are: {', '.join(known)}")
+
+
+def test_every_column_can_be_mapped(home: Home) -> None:
+    """The check must know the truth columns of the tenant's own taxonomy, not of the shipped."""
+    write(
+        home,
+        '[tenants.acme]\ntaxonomy = "own"\n[tenants.acme.columns]\nverdict = "their verdict"\n'
+        + "".join(f'{name} = "their {name}"\n' for name in INPUT_FIELDS),
+    )
+    (home.folder / "taxonomies").mkdir()
+    (home.folder / "taxonomies" / "own.toml").write_text(
+        'name = "own"\nversion = 1\ndocument = "note"\ninstructions = "Read."\n'
+        '[[fields]]\nname = "mood"\nquestion = "Which?"\nlabels = ["up", "down"]\n'
+        'truth_column = "verdict"\n',
+        encoding="utf-8",
+    )
+    assert set(home.tenant("acme").columns) == {*INPUT_FIELDS, "verdict"}
+
+
+def test_credentials_in_the_address_are_refused_unseen(home: Home) -> None:
+    """The address is logged and shown: a password in it must not even reach the message."""
+    said = problem(home, f'[engine]\nbase_url = "https://me:{SECRET}@example.com/v1"\n')
+    assert "engine.base_url" in said
+    assert "must hold no credentials" in said
+    assert SECRET not in said
+
+
+def test_the_key_is_read_and_never_held(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Settings are logged by people: the key's value stays in the environment."""
+    monkeypatch.setenv("SHOP_KEY", SECRET)
+    write(home, '[engine]\napi_key_env = "SHOP_KEY"\n')
+    settings = home.settings
+    assert settings.engine.api_key() == SECRET
+    shown = (repr(settings), str(settings), repr(settings.engine), repr(home), repr(vars(home)))
+    assert not [text for text in shown if SECRET in text]
+    assert SECRET not in settings.model_dump_json()
+
+
+def test_missing_key_names_its_variable(home: Home, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable of blanks is no key: found before a request, not by a refusal of the endpoint."""
+    monkeypatch.setenv("SHOP_KEY", "  ")
+    write(home, '[engine]\napi_key_env = "SHOP_KEY"\n')
+    with pytest.raises(UserError, match="SHOP_KEY is not set"):
+        home.settings.engine.api_key()
+
+
+def test_written_settings_are_the_defaults(home: Home) -> None:
+    """A new tenants.toml must work as it is, and change nothing."""
+    write(home, commented_settings())
+    assert home.settings == Settings(tenants={"acme": TenantSettings()})
+
+
+def test_every_commented_key_holds_its_default() -> None:
+    """Removing a # must change nothing either; a key left out of the file is not explained."""
+    lines = [line for line in commented_settings().splitlines() if not line.startswith("# pool =")]
+    data = tomllib.loads(re.sub(r"(?m)^# (\w+ = )", r"\1", "\n".join(lines)))
+    defaults = Settings(tenants={"acme": TenantSettings()})
+    assert Settings.model_validate(data) == defaults
+    assert data.keys() == Settings.model_fields.keys()
+    assert data["tenants"]["acme"].keys() == TenantSettings.model_fields.keys() - {"pool"}
+    for name in data.keys() - {"tenants", "first_day"}:
+        assert data[name].keys() == type(getattr(defaults, name)).model_fields.keys()
+
+
+def test_demo_home_takes_no_real_tenants(home: Home) -> None:
+    """Simulated answers beside paid ones could be published as real."""
+    home.claim()
+    home.claim()  # the second run of a demo
+    write(home, "")
+    with pytest.raises(UserError, match="holds demo data and must not be mixed"):
+        Home(home.folder).claim()
+
+
+def test_real_home_is_no_demo_without_its_tenants(home: Home) -> None:
+    """A lost tenants.toml must not let the simulator answer for real tenants."""
+    write(home, "")
+    home.claim()
+    home.claim()
+    home.tenants_file.unlink()
+    with pytest.raises(UserError, match=r"has lost its tenants\.toml: put it back"):
+        Home(home.folder).claim()
