@@ -96,12 +96,12 @@ def print_summary(summary: dict[str, Any]) -> None:
     if summary["by_tenant"]:
         console.print(_tenant_table(summary["by_tenant"]))
     for alert in summary["alerts"]:
-        console.print(f"[yellow]alert[/] {alert['message']}")
+        console.print(f"alert: {alert['message']}", style="yellow", markup=False)
     if summary["accuracy"] is not None and summary["accuracy"]["gate"] == "failed":
         console.print("[red]The gate failed; what failed is not published:[/]")
         for detail in summary["gate_details"]:
             console.print(f"  {detail}", markup=False)
-    console.print(f"analysts: {summary['outputs']['analytics']}", soft_wrap=True)
+    console.print(f"analysts: {summary['outputs']['analytics']}", soft_wrap=True, markup=False)
 
 
 def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:

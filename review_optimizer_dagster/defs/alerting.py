@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Collection, Sequence
 
 from review_optimizer_dagster.alerts.channels import deliver
 from review_optimizer_dagster.alerts.rules import Alert, budget_alerts, raise_once, raised
-from review_optimizer_dagster.config import MIXED_INBOX, Home
+from review_optimizer_dagster.config import TENANT_NAME, Home
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, utc_now
 from review_optimizer_dagster.storage.partition import replace_alerts
 from review_optimizer_dagster.storage.warehouse import Connection
@@ -15,7 +16,8 @@ from review_optimizer_dagster.storage.warehouse import Connection
 
 def known_tenants(home: Home) -> list[str]:
     """Every tenant that can have spent something: configured, or any that delivered to a demo."""
-    folders = {path.name for path in home.inbox.glob("*") if path.is_dir()} - {MIXED_INBOX}
+    names = {path.name for path in home.inbox.glob("*") if path.is_dir()}
+    folders = {name for name in names if re.match(TENANT_NAME, name)}
     return sorted(set(home.settings.tenants) | (folders if home.is_demo else set()))
 
 

@@ -27,7 +27,9 @@ def _plain(value: object) -> str | int | float | bool:
     # Dagster wants the same keys in every record, and has no null.
     if value is None:
         return ""
-    return value if isinstance(value, str | int | float | bool) else str(value)
+    if isinstance(value, float):
+        return round(value, 4)  # for reading; the exact figures are in the tables
+    return value if isinstance(value, str | int) else str(value)
 
 
 def _column_type(value: object) -> str:

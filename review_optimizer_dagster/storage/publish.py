@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import date
@@ -56,7 +55,9 @@ def publish_day(connection: Connection, day: date) -> int:
 def _replacing(target: Path) -> Iterator[Path]:
     """A temporary name that takes the target's place only when all went well."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    # One name for ever: only the holder of the warehouse publishes, and what a killed run left
+    # is overwritten by the next.
+    temporary = target.with_name(f".{target.name}.new")
     temporary.unlink(missing_ok=True)
     try:
         yield temporary
@@ -117,14 +118,6 @@ def _copy_comments(connection: Connection) -> None:
         if table in (*_TABLES, "alerts"):
             text = str(comment).replace("'", "''")
             connection.execute(f"COMMENT ON TABLE analytics.{table} IS '{text}'")
-    columns = connection.rows(
-        "SELECT table_name, column_name, comment FROM duckdb_columns() "
-        "WHERE database_name = current_database() AND comment IS NOT NULL"
-    )
-    for table, column, comment in columns:
-        if table in (*_TABLES, "alerts"):
-            text = str(comment).replace("'", "''")
-            connection.execute(f"COMMENT ON COLUMN analytics.{table}.{column} IS '{text}'")
 
 
 def _quoted(path: Path) -> str:

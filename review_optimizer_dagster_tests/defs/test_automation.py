@@ -275,8 +275,9 @@ def test_reserved_money_is_not_spent_yet(home: Home, instance: dg.DagsterInstanc
 
 
 def test_a_demo_home_is_watched_without_settings(home: Home, instance: dg.DagsterInstance) -> None:
-    """Whoever delivered may have spent; the default budget is ten dollars."""
+    """Whoever delivered may have spent, of ten dollars; a misspelt folder must not hide it."""
     deliver(home, reviews(0, 1))
+    deliver(home, reviews(0, 1), tenant="No Tenant")
     _spend(home, "a", 5 * DOLLAR, simulated=True)
     assert _watch(home, instance) == "raised: acme 50 %"
 

@@ -134,12 +134,14 @@ def test_files_come_in_the_order_of_tenant_and_name(home: Home) -> None:
 
 
 @pytest.mark.parametrize("name", ["Acme", "a b", "acme.old", "_other", "-acme", "ä"])
-def test_a_folder_that_is_no_tenants_is_an_error(home: Home, name: str) -> None:
-    """Somebody delivered there; passing it over would lose the reviews in silence."""
+def test_a_folder_that_is_no_tenants_is_not_passed_over(home: Home, name: str) -> None:
+    """Somebody delivered there: the reader gets the files, and refuses their rows by name."""
     _put(home, f"{name}/{DAY}/reviews.jsonl")
-    with pytest.raises(UserError, match="no tenant's inbox") as caught:
-        day_files(home.inbox, DAY)
-    assert str(home.inbox / name) in str(caught.value)
+    (source,) = day_files(home.inbox, DAY)
+    assert source.tenant == name
+    with pytest.raises(UserError, match="no tenant's name") as caught:
+        home.tenant(name)
+    assert name in str(caught.value)
     assert day_files(home.inbox, DAY + timedelta(days=1)) == []
 
 

@@ -227,6 +227,16 @@ def test_other_days_are_not_touched(home: Home) -> None:
     assert query(home, by_day).rows() == [(NEXT_DAY, 2)]
 
 
+def test_files_under_no_tenants_name_are_quarantined_and_the_others_taken(home: Home) -> None:
+    """A misspelt folder must neither be passed over in silence nor hold up the day."""
+    _put(home, "a.jsonl", ("a1", "Fine."))
+    _put(home, "b.jsonl", ("b1", "Poor."), ("b2", "Dear."), tenant="Acme")
+    assert _take(home).accepted == 1
+    assert [row[0] for row in _quarantined(home)] == ["b.jsonl", "b.jsonl"]
+    sql = "SELECT DISTINCT contains(detail, 'Acme') FROM quarantined_reviews"
+    assert query(home, sql).rows() == [(True,)]
+
+
 def test_a_read_that_breaks_off_leaves_the_day_as_it_was(home: Home) -> None:
     """Half a day must never be taken for the whole one."""
     _put(home, "a.jsonl", ("a1", "Fine."), ("a2", " "))
