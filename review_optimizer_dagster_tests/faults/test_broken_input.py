@@ -473,3 +473,27 @@ def test_a_file_of_no_bytes_is_an_empty_delivery(name: str, tmp_path: Path) -> N
     path = tmp_path / name
     path.write_bytes(b"")
     assert list(read_reviews(Source(path, name, "acme"), rules, LIMITS)) == []
+
+
+def main() -> None:
+    """Print what a user sees of each kind: `python -m ...faults.test_broken_input`."""
+    import tempfile
+
+    print("| broken input | accepted | reason: what the user reads |\n| --- | --- | --- |")
+    for case in cases():
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / case.file
+            path.write_bytes(case.content())
+            found = read(path, case.tenant)
+        rows = [] if found.quarantined.is_empty() else found.quarantined.rows(named=True)
+        said = "; ".join(
+            f"`{row['reason']}`"
+            + (f" (line {row['line']})" if row["line"] else "")
+            + f": {row['detail']}"
+            for row in rows[:1]
+        )
+        print(f"| {case.name} | {found.reviews.height} | {said} |")
+
+
+if __name__ == "__main__":
+    main()
