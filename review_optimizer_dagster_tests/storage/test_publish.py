@@ -191,13 +191,11 @@ def test_a_crash_while_writing_parquet_leaves_the_old_file(
 def test_what_a_killed_run_left_is_in_nobodys_way(
     home: Home, warehouse: Connection, analytics: Path
 ) -> None:
-    """After SIGKILL the temporary file stays; a process with the same number starts anew."""
+    """After SIGKILL the temporary file stays: the next run must replace it, not add to it."""
     _judged(warehouse, 3)
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("os.getpid", lambda: 4711)
-        home.published.mkdir()
-        (home.published / ".analytics.duckdb.4711").write_bytes(b"half a file")
-        _publish(home, warehouse)
+    home.published.mkdir()
+    (home.published / ".analytics.duckdb.new").write_bytes(b"half a file")
+    _publish(home, warehouse)
     assert _rows(analytics, "SELECT sum(reviews) FROM cache_levels") == [(3,)]
     assert not [name for name in _files(home) if name.startswith(".")]
 
