@@ -124,6 +124,10 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ),
         ("cost", f"${summary['cost_usd']}"),
         ("  of this run", f"${summary['this_run']['cost_usd']}"),
+        (
+            f"  held for {llm['unknown']:,} requests of unknown outcome",
+            f"${summary['held_usd']}" if llm["unknown"] else "",
+        ),
         ("one-model baseline", f"${summary['baseline_usd']}"),
         ("reduction", _percent(summary["reduction"])),
         ("accuracy", accuracy_text(summary["accuracy"])),

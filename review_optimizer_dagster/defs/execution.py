@@ -110,7 +110,10 @@ def _is_alive(pid: int) -> bool:
 def run_partition(
     instance: DagsterInstance, job: dg.JobDefinition, day: date, engine: Mapping[str, Any]
 ) -> Outcome:
-    """Run the job for one day in this process; the engine's config as the Launchpad takes it."""
+    """Run the job for one day in this process; the engine's config as the Launchpad takes it.
+
+    Raises KeyboardInterrupt where the run was interrupted; what was paid for is in the journal.
+    """
     started_at, began = utc_now(), time.perf_counter()
     result = job.execute_in_process(
         partition_key=day.isoformat(),
@@ -131,6 +134,8 @@ def run_partition(
         if error is not None and error.cls_name == "DagsterAssetCheckFailedError":
             blocked = True
             continue
+        if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
+            raise KeyboardInterrupt
         problem, mendable = _described(event)
         break
     if problem is None and not result.success and not blocked:

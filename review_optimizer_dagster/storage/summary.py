@@ -44,7 +44,8 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
         """
         SELECT count(DISTINCT batch_id) AS batches, count(*) AS requests,
             count(*) FILTER (WHERE attempt > 1) AS retries,
-            count(*) FILTER (WHERE status NOT IN ('ok', 'partial')) AS failed,
+            count(*) FILTER (WHERE status NOT IN ('ok', 'partial', 'unknown')) AS failed,
+            count(*) FILTER (WHERE status = 'unknown') AS unknown,
             coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens,
             coalesce(sum(cached_tokens), 0)::BIGINT AS cached_tokens,
             coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens
@@ -71,6 +72,7 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
         connection,
         """
         SELECT coalesce(sum(cost_nanos), 0)::BIGINT AS cost,
+            coalesce(sum(held_nanos), 0)::BIGINT AS held,
             coalesce(sum(baseline_nanos), 0)::BIGINT AS baseline
         FROM cost_rollups WHERE day = ?
         """,
@@ -91,6 +93,7 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
         "this_run": {"requests": sent, "cost_usd": usd(int(str(sent_nanos)))},
         "llm": llm,
         "cost_usd": usd(money["cost"]),
+        "held_usd": usd(money["held"]),
         "baseline_usd": usd(money["baseline"]),
         "reduction": (
             round(1 - money["cost"] / money["baseline"], 6) if money["baseline"] else None

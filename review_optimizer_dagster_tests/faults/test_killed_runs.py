@@ -56,6 +56,8 @@ def test_sigkill_in_classification(home: Home, tmp_path: Path, responses: int) -
 
     assert summary["reviews"] == summary["labelled"] == REVIEWS
     assert summary["failed"] == summary["deferred"] == 0
+    assert summary["llm"]["unknown"] > 0, "it was killed with nothing in flight"
+    assert float(summary["held_usd"]) > 0
     attempts = query(home, "SELECT request_id, status, answered, cost_nanos FROM llm_requests")
     used = set(attempts.filter(attempts["status"] == "ok")["request_id"])
     assert paid <= used, "a paid response was not used"
