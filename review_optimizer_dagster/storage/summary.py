@@ -39,29 +39,7 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
     )
     answered = {str(level): int(str(count)) for level, count in rows}
     hits = {level: answered.get(level, 0) for level in HIT_LEVELS}
-    llm = _one(
-        connection,
-        """
-        SELECT count(DISTINCT batch_id) AS batches, count(*) AS requests,
-            count(*) FILTER (WHERE attempt > 1) AS retries,
-            count(*) FILTER (WHERE status NOT IN ('ok', 'partial', 'unknown')) AS failed,
-            count(*) FILTER (WHERE status = 'unknown') AS unknown,
-            coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens,
-            coalesce(sum(cached_tokens), 0)::BIGINT AS cached_tokens,
-            coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens
-        FROM llm_requests WHERE day = ?
-        """,
-        day,
-    )
-    latency = _one(
-        connection,
-        """
-        SELECT quantile_disc(latency_ms, 0.5) AS p50, quantile_disc(latency_ms, 0.95) AS p95,
-            quantile_disc(latency_ms, 0.99) AS p99
-        FROM llm_requests WHERE day = ?
-        """,
-        day,
-    )
+    llm, latency = _request_figures(connection, day)
     this_run = connection.rows(
         "SELECT count(*), coalesce(sum(cost_nanos), 0)::BIGINT FROM llm_requests "
         "WHERE day = ? AND sent_at >= ?",
@@ -101,6 +79,34 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
         "accuracy": _accuracy(connection, day, None),
         "latency_ms": latency,
     }
+
+
+def _request_figures(connection: Connection, day: date) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Counts and tokens of the day's requests, and their response times (exact nearest rank)."""
+    llm = _one(
+        connection,
+        """
+        SELECT count(DISTINCT batch_id) AS batches, count(*) AS requests,
+            count(*) FILTER (WHERE attempt > 1) AS retries,
+            count(*) FILTER (WHERE status NOT IN ('ok', 'partial', 'unknown')) AS failed,
+            count(*) FILTER (WHERE status = 'unknown') AS unknown,
+            coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens,
+            coalesce(sum(cached_tokens), 0)::BIGINT AS cached_tokens,
+            coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens
+        FROM llm_requests WHERE day = ?
+        """,
+        day,
+    )
+    latency = _one(
+        connection,
+        """
+        SELECT quantile_disc(latency_ms, 0.5) AS p50, quantile_disc(latency_ms, 0.95) AS p95,
+            quantile_disc(latency_ms, 0.99) AS p99
+        FROM llm_requests WHERE day = ?
+        """,
+        day,
+    )
+    return llm, latency
 
 
 def tenant_figures(connection: Connection, day: date) -> dict[str, dict[str, Any]]:
