@@ -89,8 +89,9 @@ def budget_alerts(
 def _budget_message(tenant: str, period: str, threshold: int, spent: int, amount: int) -> str:
     of = f"{_dollars(spent)} of the {_dollars(amount)} that {tenant} may spend in {period}"
     if threshold == SPENT:
+        rest = "" if spent >= amount else ", and the worst case of another request exceeds the rest"
         return (
-            f"{of} is spent: nothing more is sent, and reviews the cache cannot answer are "
+            f"{of} is spent{rest}: nothing more is sent, and reviews the cache cannot answer are "
             f"deferred; raise tenants.{tenant}.budget_usd and run the day again"
         )
     return f"{of} is spent: {threshold} % is reached"
