@@ -34,7 +34,7 @@ class LabelField(BaseModel):
     )
     coarse: Mapping[str, str] = Field(
         default_factory=dict,
-        description="A truth with fewer classes is scored by this mapping: label to coarse class.",
+        description="For a truth of fewer classes: label to the class that stands for it there.",
     )
     stars: Mapping[str, str] = Field(
         default_factory=dict, description="Weak truth: star rating (1-5) to label."
@@ -48,6 +48,7 @@ class LabelField(BaseModel):
             ("definitions", self.definitions.keys()),
             ("truth_aliases", self.truth_aliases.values()),
             ("coarse", self.coarse.keys()),
+            ("coarse", self.coarse.values()),
             ("stars", self.stars.values()),
         ):
             if unknown := sorted(set(used) - set(self.labels)):
@@ -66,17 +67,14 @@ class LabelField(BaseModel):
     def agrees(self, answer: str, truth: str, truth_classes: frozenset[str]) -> bool:
         """Whether an answer is right, given the classes that the truth knows at all.
 
-        A truth that never says `mixed` cannot call `mixed` wrong by itself: where the truth's
-        classes are fewer than the field's, both sides are mapped by `coarse` first.
+        A truth that only ever says what `coarse` maps to (positive and negative, say) cannot judge
+        the other labels: an answer that it has no class for is then mapped first.
         """
         if answer == truth:
             return True
-        if not self.coarse or not truth_classes < frozenset(self.labels):
+        if answer in truth_classes or not truth_classes <= frozenset(self.coarse.values()):
             return False
-        if answer in truth_classes:
-            return False
-        coarse = self.coarse.get(answer)
-        return coarse is not None and coarse == self.coarse.get(truth)
+        return self.coarse.get(answer) == truth
 
 
 class Taxonomy(BaseModel):

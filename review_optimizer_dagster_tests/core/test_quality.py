@@ -37,7 +37,7 @@ COLOURS = Taxonomy(
             name="colour",
             question="Which?",
             labels=("red", "green", "grey"),
-            coarse={"red": "warm", "green": "cold", "grey": "cold"},
+            coarse={"red": "red", "green": "green", "grey": "green"},
             stars={"1": "red", "5": "green"},
         ),
         LabelField(name="tone", question="How?", labels=("light", "dark")),
@@ -101,7 +101,7 @@ def test_a_review_is_right_when_every_field_with_a_truth_agrees() -> None:
 
 
 def test_a_truth_of_two_classes_is_scored_by_the_coarse_mapping_of_its_tenant() -> None:
-    """`grey` is cold, so it is no error where the tenant's truth never says grey."""
+    """`grey` stands for green, so it is no error where the tenant's truth never says grey."""
     grey = {"answer": {"colour": "grey", "tone": "dark"}, "known": {"colour": "green"}}
     red = {"known": {"colour": "red"}}
     two = _results(grey, red, tenant="two")
