@@ -41,6 +41,13 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _share(text: str) -> float:
+    share = float(text)
+    if not 0.0 <= share <= 1.0:
+        raise argparse.ArgumentTypeError(f"{text} is no share between 0 and 1")
+    return share
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Every command and option, with its help."""
     parser = argparse.ArgumentParser(
@@ -104,7 +111,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     simulator.add_argument("--port", type=_port, default=8089)
     simulator.add_argument("--latency", type=_seconds, default=0.05, metavar="S")
-    simulator.add_argument("--error-rate", type=float, default=0.0, metavar="RATE")
+    simulator.add_argument("--error-rate", type=_share, default=0.0, metavar="RATE")
     return parser
 
 
@@ -160,6 +167,9 @@ def run(home: Home, options: argparse.Namespace) -> int:
     print_summary(summary)
     if options.json is not None:
         options.json.write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    if options.reviews is not None and not summary["reviews"]:
+        print_problem(f"no row of {options.reviews} was accepted; the reasons are above")
+        return 2
     failed = summary["accuracy"] is not None and summary["accuracy"]["gate"] == "failed"
     return 1 if failed or outcome.gate_blocked else 0
 
@@ -205,7 +215,7 @@ def ui(home: Home, host: str, port: int) -> int:
     import signal
     import socket
 
-    from review_optimizer_dagster.defs.execution import prepare_instance_folder, write_workspace
+    from review_optimizer_dagster.defs.execution import open_instance, write_workspace
 
     home.claim()
     dagster = shutil.which("dagster", path=f"{Path(sys.executable).parent}{os.pathsep}{os.defpath}")
@@ -215,7 +225,8 @@ def ui(home: Home, host: str, port: int) -> int:
         # dagster dev would start a second time on a port in use without a word.
         if probe.connect_ex((host, port)) == 0:
             raise UserError(f"port {port} is in use: give another with --port, or stop what has it")
-    prepare_instance_folder(home)
+    with open_instance(home):
+        pass  # its databases are there before several processes of the UI look for them
     os.environ[HOME_VARIABLE] = str(home.folder)
     # A shell that starts this in the background has SIGINT ignored, and dagster would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextvars import Token
 from datetime import date
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -22,6 +23,7 @@ from rich.table import Table
 
 from review_optimizer_dagster.defs.resources import Listener, listener
 
+_MOST_REASONS = 5  # of quarantined rows; the table has them all
 _STEPS = 10  # assets and checks of the daily job, each announced once
 
 
@@ -95,13 +97,22 @@ def print_summary(summary: dict[str, Any]) -> None:
     console.print(table)
     if summary["by_tenant"]:
         console.print(_tenant_table(summary["by_tenant"]))
+    for row in summary["quarantine"][:_MOST_REASONS]:
+        line = "" if row["first_line"] is None else f" from line {row['first_line']}"
+        console.print(
+            f"quarantined: {row['rows']:,} of {row['file']}{line}: {row['reason']}: "
+            f"{row['detail']}",
+            style="yellow",
+            markup=False,
+        )
     for alert in summary["alerts"]:
         console.print(f"alert: {alert['message']}", style="yellow", markup=False)
     if summary["accuracy"] is not None and summary["accuracy"]["gate"] == "failed":
         console.print("[red]The gate failed; what failed is not published:[/]")
         for detail in summary["gate_details"]:
             console.print(f"  {detail}", markup=False)
-    console.print(f"analysts: {summary['outputs']['analytics']}", soft_wrap=True, markup=False)
+    if Path(summary["outputs"]["analytics"]).exists():
+        console.print(f"analysts: {summary['outputs']['analytics']}", soft_wrap=True, markup=False)
 
 
 def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:

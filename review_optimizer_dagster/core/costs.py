@@ -61,8 +61,8 @@ ROLLUP = pl.Schema(
         "cost_nanos": pl.Int64(),
         "avoided_nanos": pl.Int64(),
         "baseline_nanos": pl.Int64(),
-        "saving": pl.Float64(),  # 1 - cost / baseline; null without reviews
-        "cost_per_1000_nanos": pl.Int64(),  # null without reviews
+        "saving": pl.Float64(),  # 1 - cost / baseline; null without labels
+        "cost_per_1000_nanos": pl.Int64(),  # of labelled reviews; null without any
     }
 )
 
@@ -518,23 +518,30 @@ def rollup(ledger: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
     """Sums of a partition for each tenant and taxonomy, simulated money apart. Returns ROLLUP.
 
     ledger: LEDGER; results: RESULTS. hits + misses + deferred = reviews; misses are those that the
-    model labelled or failed on. The baseline is what the reviews cost one request at a time.
+    model labelled or failed on. The baseline is what the reviews that have labels would have cost
+    one request at a time: a review that nobody answered saved nothing.
     """
     by = ["tenant", "taxonomy", "simulated"]
     deferred = pl.col("status") == "deferred"
     hit = (pl.col("status") == "labelled") & _IS_HIT
     counts = results.group_by(by).agg(
-        reviews=pl.len(), hits=hit.sum(), misses=(~hit & ~deferred).sum(), deferred=deferred.sum()
+        reviews=pl.len(),
+        hits=hit.sum(),
+        misses=(~hit & ~deferred).sum(),
+        deferred=deferred.sum(),
+        answered=(pl.col("status") == "labelled").sum(),
     )
     sums = ledger.group_by(by).agg(pl.col("cost_nanos", "avoided_nanos").sum())
-    reviews, cost = pl.col("reviews"), pl.col("cost_nanos")
+    answered, cost = pl.col("answered"), pl.col("cost_nanos")
     return (
         counts.join(sums, on=by, how="full", coalesce=True)
-        .with_columns(pl.col(_ROLLUP_SUMS).fill_null(0).cast(pl.Int64))
-        .with_columns(baseline_nanos=reviews * BASELINE_NANOS_PER_REVIEW)
+        .with_columns(pl.col([*_ROLLUP_SUMS, "answered"]).fill_null(0).cast(pl.Int64))
+        .with_columns(baseline_nanos=answered * BASELINE_NANOS_PER_REVIEW)
         .with_columns(
-            saving=pl.when(reviews > 0).then(1 - cost / pl.col("baseline_nanos")),
-            cost_per_1000_nanos=pl.when(reviews > 0).then((cost * 1_000 + reviews // 2) // reviews),
+            saving=pl.when(answered > 0).then(1 - cost / pl.col("baseline_nanos")),
+            cost_per_1000_nanos=pl.when(answered > 0).then(
+                (cost * 1_000 + answered // 2) // answered
+            ),
         )
         .select(pl.col(name).cast(dtype) for name, dtype in ROLLUP.items())
         .sort(by)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date, datetime
 from importlib import resources
@@ -22,6 +24,7 @@ from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.quality import target_seconds
 from review_optimizer_dagster.defs.resources import budget, utc_now
 from review_optimizer_dagster.storage.journal import StateStore
+from review_optimizer_dagster.storage.partition import quarantine_reasons
 from review_optimizer_dagster.storage.summary import (
     gate_details,
     partition_figures,
@@ -172,13 +175,29 @@ def _step_seconds(events: Sequence[dg.DagsterEvent]) -> dict[str, float]:
     }
 
 
+@contextmanager
+def open_instance(home: Home) -> Iterator[DagsterInstance]:
+    """The home's Dagster instance, its databases made by one process at a time.
+
+    Two first commands at once would both migrate an empty database, which spoils it.
+    """
+    folder = prepare_instance_folder(home)
+    with (folder / ".setup").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        instance = DagsterInstance.get()
+        instance.get_runs(limit=1)
+        instance.all_instigator_state()
+        instance.get_asset_keys(limit=1)
+    with instance:
+        yield instance
+
+
 def run_day(home: Home, day: date, engine: Mapping[str, Any]) -> Outcome:
     """Run the daily job for one day on the home's own instance."""
-    prepare_instance_folder(home)
     from review_optimizer_dagster.definitions import definitions_of
 
     job = definitions_of(home).resolve_job_def("daily_reviews")
-    with DagsterInstance.get() as instance:
+    with open_instance(home) as instance:
         end_dead_runs(instance)
         return run_partition(instance, job, day, engine)
 
@@ -190,14 +209,14 @@ def summarise(home: Home, day: date, engine: str, outcome: Outcome) -> dict[str,
         figures = partition_figures(connection, day, outcome.started_at)
         tenants = tenant_figures(connection, day)
         details = gate_details(connection, day)
+        refused = quarantine_reasons(connection, day).rows(named=True)
     store = StateStore(home.journal)
     try:
         now = utc_now()
         alerts = [
             alert
             for alert in raised(store)
-            if alert.tenant in tenants
-            and (alert.raised_at >= outcome.started_at or alert.period == day.isoformat())
+            if alert.tenant in tenants and alert.raised_at >= outcome.started_at
         ]
         for tenant, row in tenants.items():
             counter = budget(home, store, tenant, figures["simulated"], now)
@@ -218,6 +237,7 @@ def summarise(home: Home, day: date, engine: str, outcome: Outcome) -> dict[str,
         },
         "sla": {"target_seconds": target, "met": outcome.seconds <= target},
         "gate_details": details,
+        "quarantine": refused,
         "alerts": [
             {
                 "kind": alert.kind,

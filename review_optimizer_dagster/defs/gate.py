@@ -11,6 +11,7 @@ from review_optimizer_dagster.core.quality import Gate, gate, overall
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.metadata import share, table
 from review_optimizer_dagster.defs.partitions import DAILY
+from review_optimizer_dagster.defs.publishing import publish_blocked
 from review_optimizer_dagster.defs.resources import HomeFolder, step
 from review_optimizer_dagster.storage import partition
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
@@ -92,6 +93,7 @@ def gate_checks(
         ]
         due = [alert for alert in alerts if alert is not None]
         note_alerts(context.log, home_folder, connection, due)
+        publish_blocked(connection, home_folder.home, day)
     yield contract_result(judged)
     yield quality_result(judged)
 

@@ -10,6 +10,7 @@ from review_optimizer_dagster.defs.alerting import budget_alerts_due, note_alert
 from review_optimizer_dagster.defs.classification import paid_for
 from review_optimizer_dagster.defs.metadata import share, table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
+from review_optimizer_dagster.defs.publishing import publish_blocked
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
 from review_optimizer_dagster.storage import partition
 from review_optimizer_dagster.storage.warehouse import Warehouse
@@ -81,6 +82,7 @@ def cost_rollups(
             home_folder, rollups["tenant"].unique().sort().to_list(), kept_back.rows()
         )
         note_alerts(context.log, home_folder, connection, due)
+        publish_blocked(connection, home_folder.home, day)
     cost, baseline = int(rollups["cost_nanos"].sum()), int(rollups["baseline_nanos"].sum())
     reviews = int(rollups["reviews"].sum())
     return dg.MaterializeResult(

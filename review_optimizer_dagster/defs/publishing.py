@@ -4,12 +4,22 @@ from datetime import date
 
 import dagster as dg
 
+from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs.metadata import table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, step
 from review_optimizer_dagster.storage import partition
-from review_optimizer_dagster.storage.publish import publish_day, write_analytics, write_parquet
-from review_optimizer_dagster.storage.warehouse import Warehouse
+from review_optimizer_dagster.storage.publish import publish_day, write_files
+from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
+
+
+def publish_blocked(connection: Connection, home: Home, day: date) -> None:
+    """Where the gate stops the publishing step, show analysts the verdict and the spend at least.
+
+    Called by the steps that write the two, whichever comes last; labels stay where they are.
+    """
+    if partition.is_blocked(connection, day):
+        write_files(connection, home.published, day, home.settings.service.analytics_days)
 
 
 @dg.asset(
@@ -29,14 +39,12 @@ def published_results(
     home = home_folder.home
     with step("published_results"), warehouse.open() as connection:
         rows = publish_day(connection, day)
-        files = write_parquet(connection, home.published, day)
-        analytics = home.published / "analytics.duckdb"
-        write_analytics(connection, analytics, home.settings.service.analytics_days)
+        files = write_files(connection, home.published, day, home.settings.service.analytics_days)
         levels = partition.published_levels(connection, day)
     return dg.MaterializeResult(
         metadata={
             "rows": rows,
-            "analytics": dg.MetadataValue.path(str(analytics)),
+            "analytics": dg.MetadataValue.path(str(home.published / "analytics.duckdb")),
             "files": table([{"file": str(path.relative_to(home.published))} for path in files]),
             "levels": table(levels.rows(named=True)),
         }

@@ -8,6 +8,7 @@ from contextvars import ContextVar
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlsplit
 
 import dagster as dg
 from pydantic import Field
@@ -145,15 +146,20 @@ class Engine(dg.ConfigurableResource["Engine"]):
                 f"{', '.join(sorted(taxonomies))}: deliver them on different days"
             )
         (taxonomy,) = taxonomies.values()
+        maps = (t.columns for t in home.settings.tenants.values() if t.taxonomy == taxonomy.name)
         return AnswersJudge(
-            Path(self.answers), taxonomy, self.answer_error, home.settings.batches.seed
+            Path(self.answers),
+            taxonomy,
+            self.answer_error,
+            home.settings.batches.seed,
+            columns=next((columns for columns in maps if columns), None),
         )
 
     def identities(self, home: Home, tenants: list[str], judge: Judge | None) -> dict[str, str]:
         """The identity that each tenant's answers are kept under."""
-        policy = home.settings.engine.model
-        if judge is not None:
-            policy = f"{policy}~{judge.policy}"
+        # The same name may be another model elsewhere.
+        answerer = judge.policy if judge else urlsplit(home.settings.engine.base_url).netloc
+        policy = f"{home.settings.engine.model}@{answerer}"
         identities = {}
         for tenant in tenants:
             taxonomy = home.taxonomy(tenant)

@@ -234,11 +234,23 @@ class AnswersJudge:
     answer. Fields that the file has no column for are judged by the lexicon.
     """
 
-    def __init__(self, source: Path, taxonomy: Taxonomy, error_rate: float, seed: int) -> None:
-        """Read the file. Raises UserError where it holds no labelled text."""
+    def __init__(
+        self,
+        source: Path,
+        taxonomy: Taxonomy,
+        error_rate: float,
+        seed: int,
+        columns: Mapping[str, str] | None = None,
+    ) -> None:
+        """Read the file, by a tenant's column map where that fits it.
+
+        Raises UserError where it holds no labelled text.
+        """
         self._lexicon = LexiconJudge()
         self._main = taxonomy.main.name
-        votes = _read_votes(source, taxonomy)
+        votes = _read_votes(source, taxonomy, columns or {})
+        if columns and not votes.truth:
+            votes = _read_votes(source, taxonomy, {})
         self._answers = {key: _majority(counts, taxonomy) for key, counts in votes.truth.items()}
         if not self._answers:
             raise UserError(
@@ -296,11 +308,11 @@ class _Votes(NamedTuple):
     canonical: Mapping[str, str]  # content key -> the key that stands for the same text
 
 
-def _read_votes(source: Path, taxonomy: Taxonomy) -> _Votes:
+def _read_votes(source: Path, taxonomy: Taxonomy, columns: Mapping[str, str]) -> _Votes:
     """Count the labels of every text in the file, under each key that a client may send it by."""
     truth: dict[str, dict[str, Counter[str]]] = {}
     canonical: dict[str, str] = {}
-    for raw, redacted, labels in _labelled_rows(source, taxonomy):
+    for raw, redacted, labels in _labelled_rows(source, taxonomy, columns):
         for key in {raw, redacted}:
             canonical[key] = redacted
             counts = truth.setdefault(key, defaultdict(Counter))
@@ -309,7 +321,9 @@ def _read_votes(source: Path, taxonomy: Taxonomy) -> _Votes:
     return _Votes(truth, canonical)
 
 
-def _labelled_rows(source: Path, taxonomy: Taxonomy) -> Iterator[tuple[str, str, dict[str, str]]]:
+def _labelled_rows(
+    source: Path, taxonomy: Taxonomy, columns: Mapping[str, str]
+) -> Iterator[tuple[str, str, dict[str, str]]]:
     """Content key, key of the redacted text, and true labels of each row with a main label."""
     from review_optimizer_dagster.core.reviews import (
         Source,
@@ -317,7 +331,7 @@ def _labelled_rows(source: Path, taxonomy: Taxonomy) -> Iterator[tuple[str, str,
         read_reviews,
     )
 
-    rules = TenantRules(taxonomy, {})
+    rules = TenantRules(taxonomy, columns)
     # Whose texts they are is of no interest here: rows that name a tenant are read as theirs.
     for tenant in ("answers", None):
         of_others = False
@@ -325,8 +339,8 @@ def _labelled_rows(source: Path, taxonomy: Taxonomy) -> Iterator[tuple[str, str,
             Source(source, source.name, tenant), lambda _tenant: rules, InputSettings()
         ):
             of_others |= "other_tenant" in chunk.quarantined["reason"]
-            columns = ("content_key", "title", "text", "truth")
-            for raw, title, text, truth in chunk.reviews.select(columns).iter_rows():
+            wanted = ("content_key", "title", "text", "truth")
+            for raw, title, text, truth in chunk.reviews.select(wanted).iter_rows():
                 labels = json.loads(truth)
                 if taxonomy.main.name in labels:
                     masked = normalise(title and redact(title), redact(text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import shutil
 from dataclasses import dataclass
@@ -86,6 +87,13 @@ def deliver(home: Home, file: Path, day: date, tenant: str | None) -> Path:
     folder = home.inbox / tenant / day.isoformat()
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / file.name
+    if target.exists():
+        if filecmp.cmp(file, target, shallow=False):
+            return target
+        raise UserError(
+            f"{target} is another file of that name: give yours a name of its own to add to the "
+            "day, or remove that one first to replace what it delivered"
+        )
     partial = folder / f".{file.name}.part"
     shutil.copyfile(file, partial)
     partial.replace(target)

@@ -352,6 +352,16 @@ def published_levels(connection: Connection, day: date) -> pl.DataFrame:
     )
 
 
+def is_blocked(connection: Connection, day: date) -> bool:
+    """Whether the gate lets nothing of a day through, as far as it has judged it."""
+    rows = connection.rows(
+        "SELECT coalesce(bool_or(NOT contract) OR bool_and(verdict = 'failed'), false) "
+        "FROM gate_verdicts WHERE day = ?",
+        [day],
+    )
+    return bool(rows[0][0])
+
+
 def archive_answers(connection: Connection, day: date, texts: pl.DataFrame) -> int:
     """Replace what a day added to L3.
 

@@ -66,6 +66,13 @@ def _replacing(target: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def write_files(connection: Connection, folder: Path, day: date, window_days: int) -> list[Path]:
+    """Write everything that analysts open; returns the Parquet files that were written."""
+    written = write_parquet(connection, folder, day)
+    write_analytics(connection, folder / "analytics.duckdb", window_days)
+    return written
+
+
 def write_parquet(connection: Connection, folder: Path, day: date) -> list[Path]:
     """Write the day's Parquet files, and those of any other day that are missing."""
     written = []

@@ -7,8 +7,8 @@ SELECT day, tenant, taxonomy, simulated, reviews, hits, misses, deferred, reques
     held_nanos / 1e9 AS held_usd,
     avoided_nanos / 1e9 AS avoided_usd,
     baseline_nanos / 1e9 AS baseline_usd,
-    1 - cost_nanos / nullif(baseline_nanos, 0) AS saving_share,
-    cost_nanos / 1e6 / nullif(reviews, 0) AS usd_per_1000
+    saving AS saving_share,
+    cost_per_1000_nanos / 1e9 AS usd_per_1000
 FROM {out}.cost_rollups;
 COMMENT ON VIEW {out}.daily_costs IS 'Spend of a tenant, taxonomy and day beside the one-model baseline.';
 COMMENT ON COLUMN {out}.daily_costs.day IS 'UTC day of delivery.';
@@ -23,9 +23,9 @@ COMMENT ON COLUMN {out}.daily_costs.requests IS 'Requests sent to the model, ret
 COMMENT ON COLUMN {out}.daily_costs.cost_usd IS 'What the requests cost, in US dollars.';
 COMMENT ON COLUMN {out}.daily_costs.held_usd IS 'Worst case of requests whose outcome is unknown, in US dollars.';
 COMMENT ON COLUMN {out}.daily_costs.avoided_usd IS 'Estimate of what the hits would have cost, in US dollars.';
-COMMENT ON COLUMN {out}.daily_costs.baseline_usd IS 'One large model for every review at $1.50 per 1,000.';
-COMMENT ON COLUMN {out}.daily_costs.saving_share IS 'Share of the baseline that was saved, 0 to 1.';
-COMMENT ON COLUMN {out}.daily_costs.usd_per_1000 IS 'Cost per 1,000 accepted reviews, in US dollars.';
+COMMENT ON COLUMN {out}.daily_costs.baseline_usd IS 'One large model for every labelled review at $1.50 per 1,000.';
+COMMENT ON COLUMN {out}.daily_costs.saving_share IS 'Share of the baseline that was saved, 0 to 1; null where nothing was labelled.';
+COMMENT ON COLUMN {out}.daily_costs.usd_per_1000 IS 'Cost per 1,000 labelled reviews, in US dollars.';
 
 CREATE OR REPLACE VIEW {out}.cache_levels AS
 SELECT day, tenant, taxonomy, level, simulated,

@@ -30,7 +30,8 @@ class LabelField(BaseModel):
         description="Input column that holds the true label; the main field reads `label`.",
     )
     truth_aliases: Mapping[str, str] = Field(
-        default_factory=dict, description="Other spellings of a true label, lower case, to a label."
+        default_factory=dict,
+        description="Other spellings of a true label, in any case, to a label.",
     )
     coarse: Mapping[str, str] = Field(
         default_factory=dict,
@@ -62,7 +63,8 @@ class LabelField(BaseModel):
         """
         spelled = str(value).strip().lower()
         by_lower = {label.lower(): label for label in self.labels}
-        return by_lower.get(spelled) or self.truth_aliases.get(spelled)
+        aliases = {alias.lower(): label for alias, label in self.truth_aliases.items()}
+        return by_lower.get(spelled) or aliases.get(spelled)
 
     def agrees(self, answer: str, truth: str, truth_classes: frozenset[str]) -> bool:
         """Whether an answer is right, given the classes that the truth knows at all.

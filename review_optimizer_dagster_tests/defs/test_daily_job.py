@@ -102,13 +102,16 @@ def test_a_failed_tenant_is_not_published_and_the_others_go_on(home: Home, run_d
 
 
 def test_where_every_tenant_failed_nothing_is_published(home: Home, run_day: Run) -> None:
-    """The gate blocks: the publishing step does not run, and the ledger has the spend."""
+    """The gate blocks: no label leaves, and analysts see the verdict and what it cost."""
     deliver(home, [row | {"label": "neutral"} for row in reviews(0, 80)])
     summary = run_day()
     assert summary["gate_blocked"] is True
     assert summary["accuracy"]["gate"] == "failed"
-    assert not (home.published / "analytics.duckdb").exists()
     assert float(summary["cost_usd"]) > 0
+    with duckdb.connect(str(home.published / "analytics.duckdb"), read_only=True) as analytics:
+        assert analytics.execute("SELECT count(*) FROM published_results").fetchall() == [(0,)]
+        assert analytics.execute("SELECT verdict FROM daily_quality").fetchall() == [("failed",)]
+        assert analytics.execute("SELECT cost_usd > 0 FROM daily_costs").fetchall() == [(True,)]
 
 
 def test_the_ledger_adds_up_to_the_requests(home: Home, run_day: Run) -> None:

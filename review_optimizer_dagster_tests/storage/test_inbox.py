@@ -92,12 +92,15 @@ def test_a_file_whose_name_the_inbox_does_not_read_is_refused(
         deliver(home, path, DAY, None)
 
 
-def test_the_same_name_again_is_a_corrected_delivery(home: Home, file: Path) -> None:
-    """The new content stands in the old one's place, and no part of a copy is left."""
-    deliver(home, file, DAY, "acme")
-    file.write_text(ROW * 2)
+def test_another_file_of_the_same_name_is_refused(home: Home, file: Path) -> None:
+    """Replacing it would take reviews from the day that were paid for and published."""
     target = deliver(home, file, DAY, "acme")
-    assert target.read_text() == ROW * 2
+    before = target.read_text()
+    assert deliver(home, file, DAY, "acme") == target
+    file.write_text(ROW * 2)
+    with pytest.raises(UserError, match="another file of that name"):
+        deliver(home, file, DAY, "acme")
+    assert target.read_text() == before
     assert list(target.parent.iterdir()) == [target]
 
 
