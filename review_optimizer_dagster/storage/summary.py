@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from datetime import date, datetime
 from decimal import Decimal
-from typing import Any
+from typing import Any, cast
 
-from review_optimizer_dagster.core.quality import overall
+from review_optimizer_dagster.core.quality import overall, percentiles
 from review_optimizer_dagster.storage.warehouse import Connection
 
 HIT_LEVELS = ("l1", "l2", "l3_exact", "l3_near", "l3_pattern")
@@ -97,15 +97,8 @@ def _request_figures(connection: Connection, day: date) -> tuple[dict[str, Any],
         """,
         day,
     )
-    latency = _one(
-        connection,
-        """
-        SELECT quantile_disc(latency_ms, 0.5) AS p50, quantile_disc(latency_ms, 0.95) AS p95,
-            quantile_disc(latency_ms, 0.99) AS p99
-        FROM llm_requests WHERE day = ?
-        """,
-        day,
-    )
+    latencies = connection.rows("SELECT latency_ms FROM llm_requests WHERE day = ?", [day])
+    latency = percentiles(cast("float | None", each) for (each,) in latencies)._asdict()
     return llm, latency
 
 
