@@ -19,11 +19,11 @@ from review_optimizer_dagster.core.cache import (
     USAGE,
     ExactLru,
     Identity,
-    NearIndex,
     ReviewCache,
     levels,
-    veto,
 )
+from review_optimizer_dagster.matching.index import NearIndex
+from review_optimizer_dagster.matching.veto import veto
 
 ACME = Identity("acme", "reviews@1", "p1", "m1", "1", simulated=False).key
 ZEST = Identity("zest", "reviews@1", "p1", "m1", "1", simulated=False).key

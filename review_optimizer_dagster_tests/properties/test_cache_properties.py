@@ -15,8 +15,8 @@ from review_optimizer_dagster.core.cache import (
     Identity,
     ReviewCache,
     levels,
-    veto,
 )
+from review_optimizer_dagster.matching.veto import veto
 from review_optimizer_dagster_tests.core.test_cache import FrameArchive
 
 IDENTITIES = ["acme|real", "zest|real", "acme|simulated"]
