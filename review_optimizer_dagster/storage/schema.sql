@@ -18,6 +18,15 @@ CREATE TABLE IF NOT EXISTS cache_resolution (
     repeat BOOLEAN, level VARCHAR, labels VARCHAR, source_key VARCHAR, score DOUBLE,
     near_score DOUBLE, veto VARCHAR, resolved_at TIMESTAMPTZ
 );
+-- How likely the review was asked of the model, its random number, whether it was rechecked, and
+-- what a recheck took back.
+ALTER TABLE cache_resolution ADD COLUMN IF NOT EXISTS bound DOUBLE;
+ALTER TABLE cache_resolution ADD COLUMN IF NOT EXISTS asked DOUBLE;
+ALTER TABLE cache_resolution ADD COLUMN IF NOT EXISTS draw DOUBLE;
+ALTER TABLE cache_resolution ADD COLUMN IF NOT EXISTS audit BOOLEAN;
+ALTER TABLE cache_resolution ADD COLUMN IF NOT EXISTS withdrawn_level VARCHAR;
+ALTER TABLE cache_resolution ADD COLUMN IF NOT EXISTS withdrawn_source VARCHAR;
+ALTER TABLE cache_resolution ADD COLUMN IF NOT EXISTS withdrawn_labels VARCHAR;
 COMMENT ON TABLE cache_resolution IS
     'What the cache said of a review when its partition was first run; level is null for a miss.';
 
@@ -92,8 +101,47 @@ CREATE TABLE IF NOT EXISTS review_archive (
     category VARCHAR, text VARCHAR, labels VARCHAR, model VARCHAR, request_id VARCHAR,
     verified BOOLEAN
 );
+ALTER TABLE review_archive ADD COLUMN IF NOT EXISTS asked DOUBLE;
+ALTER TABLE review_archive ADD COLUMN IF NOT EXISTS draw DOUBLE;
 COMMENT ON TABLE review_archive IS
     'L3: a text that the model answered itself, on a tenant-day that the gate let through.';
+
+CREATE TABLE IF NOT EXISTS audits (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, identity VARCHAR,
+    content_key VARCHAR, category VARCHAR, level VARCHAR, source_key VARCHAR, score DOUBLE,
+    labels VARCHAR, answer VARCHAR, agrees BOOLEAN, asked DOUBLE, draw DOUBLE, request_id VARCHAR
+);
+COMMENT ON TABLE audits IS 'A hit that was asked of the model too, and whether the two agree.';
+
+CREATE TABLE IF NOT EXISTS withdrawn_entries (
+    day DATE, identity VARCHAR, content_key VARCHAR, request_id VARCHAR, level VARCHAR,
+    tenant VARCHAR, review_id VARCHAR, audit_request_id VARCHAR
+);
+COMMENT ON TABLE withdrawn_entries IS
+    'An archived answer that a recheck contradicted: it and what came from it answer nothing more.';
+
+CREATE TABLE IF NOT EXISTS pattern_versions (
+    day DATE, identity VARCHAR, version VARCHAR, taxonomy VARCHAR, rows BIGINT, archived BIGINT,
+    semantic VARCHAR, file VARCHAR, seconds DOUBLE, cost_nanos BIGINT, trained_at TIMESTAMPTZ
+);
+COMMENT ON TABLE pattern_versions IS
+    'A learned pattern: the day whose archive it was trained on, its file, and what it took.';
+
+CREATE TABLE IF NOT EXISTS pattern_evidence (
+    identity VARCHAR, version VARCHAR, field VARCHAR, content_key VARCHAR, day DATE,
+    category VARCHAR, label VARCHAR, score DOUBLE, reference VARCHAR, agrees BOOLEAN,
+    draw DOUBLE, live BOOLEAN
+);
+COMMENT ON TABLE pattern_evidence IS
+    'What a pattern says of a text it was not trained on, beside the model''s or a human''s label.';
+
+CREATE TABLE IF NOT EXISTS pattern_certificates (
+    day DATE, identity VARCHAR, version VARCHAR, field VARCHAR, label VARCHAR, category VARCHAR,
+    threshold DOUBLE, n BIGINT, errors BIGINT, bound DOUBLE, max_error DOUBLE, rule VARCHAR,
+    status VARCHAR
+);
+COMMENT ON TABLE pattern_certificates IS
+    'The score from which a pattern may answer a label, and the bound of its error there.';
 
 CREATE TABLE IF NOT EXISTS alerts (
     alert_id VARCHAR, kind VARCHAR, tenant VARCHAR, period VARCHAR, threshold BIGINT,

@@ -89,6 +89,9 @@ class Taxonomy(BaseModel):
     document: str = Field(description="What one document is called in the prompt, e.g. `review`.")
     instructions: str = Field(min_length=1, description="The static part of the prompt.")
     fields: tuple[LabelField, ...] = Field(min_length=1)
+    ttl_days: int | None = Field(
+        default=None, ge=1, description="Days that an archived answer holds; for ever without."
+    )
 
     @model_validator(mode="after")
     def _names_differ(self) -> Taxonomy:
