@@ -100,6 +100,22 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--json", type=Path, metavar="OUT", help="write the run's summary here")
 
+    explain = commands.add_parser(
+        "explain",
+        help="say where a review's labels came from",
+        epilog="example:\n  review-optimizer explain r-1017 --tenant acme --date 2026-11-20",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    explain.add_argument("review_id", metavar="REVIEW_ID")
+    explain.add_argument("--tenant", metavar="T", help="whose review, where several have the id")
+    explain.add_argument(
+        "--date",
+        type=date.fromisoformat,
+        metavar="D",
+        help="UTC day of delivery (default: the last one that has it)",
+    )
+    explain.add_argument("--json", type=Path, metavar="OUT", help="write every fact here")
+
     ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
     ui.add_argument("--port", type=_port, default=3000)
     ui.add_argument("--host", default="127.0.0.1")
@@ -125,6 +141,8 @@ def _dispatch(options: argparse.Namespace) -> int:
     try:
         if options.command == "run":
             return run(home, options)
+        if options.command == "explain":
+            return explain_review(home, options)
         if options.command == "ui":
             return ui(home, options.host, options.port)
         if options.command == "simulator":
@@ -207,6 +225,36 @@ def _engine_config(options: argparse.Namespace) -> dict[str, Any]:
         "latency_seconds": options.latency,
         "reclassify": options.reclassify,
     }
+
+
+def explain_review(home: Home, options: argparse.Namespace) -> int:
+    """Print where a review's labels came from, down to the answer that they go back to."""
+    from review_optimizer_dagster.explanation import explanation
+    from review_optimizer_dagster.storage.explain import explain
+    from review_optimizer_dagster.storage.warehouse import Warehouse
+
+    warehouse = Warehouse(database=str(home.warehouse))
+    with warehouse.open(read_only=True) as connection:
+        facts = explain(connection, options.review_id, options.tenant, options.date)
+    scores = _pattern_scores(home, facts)
+    sys.stdout.write(explanation(facts, scores) + "\n")
+    if options.json is not None:
+        told = facts | {"pattern_scores": scores}
+        options.json.write_text(json.dumps(told, indent=2, default=str) + "\n", encoding="utf-8")
+    return 0
+
+
+def _pattern_scores(home: Home, facts: dict[str, Any]) -> dict[str, tuple[str, float]]:
+    """What the pattern that answered says of each field; empty where none did."""
+    from review_optimizer_dagster.text import normalise
+
+    path = home.pattern_file(facts["pattern"][0]["version"]) if facts["pattern"] else None
+    if path is None or not path.exists():
+        return {}
+    from review_optimizer_dagster.learning.classifier import TextClassifier
+
+    judged = TextClassifier.load(path).judge([normalise(facts["title"], facts["text"])])
+    return {name: (each.labels[0], float(each.scores[0])) for name, each in judged.items()}
 
 
 def ui(home: Home, host: str, port: int) -> int:

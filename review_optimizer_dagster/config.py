@@ -118,6 +118,9 @@ class PatternSettings(_Table):
     min_rows: int = Field(
         default=1_000, ge=100, description="Fewest archived answers that a pattern is trained on."
     )
+    max_rows: int = Field(
+        default=50_000, ge=100, description="Most archived answers it is trained on, the newest."
+    )
     growth: float = Field(
         default=1.5, gt=1.0, description="Trained anew when the archive has grown by this factor."
     )
@@ -150,7 +153,7 @@ class PatternSettings(_Table):
         "`semantic`, or from an OpenAI-compatible endpoint.",
     )
     semantic_rows: int = Field(
-        default=4_000, ge=100, description="Most training rows that are embedded."
+        default=2_000, ge=100, description="Most training rows that are embedded."
     )
     embedding_model: str = Field(
         default="text-embedding-3-small", min_length=1, description="Model of the endpoint."
@@ -333,9 +336,9 @@ class Home:
     def published(self) -> Path:
         return self.folder / "published"
 
-    @property
-    def patterns(self) -> Path:
-        return self.folder / "patterns"
+    def pattern_file(self, version: str) -> Path:
+        """Where the weights of a learned pattern are."""
+        return self.folder / "patterns" / f"{version}.npz"
 
     @property
     def dagster(self) -> Path:

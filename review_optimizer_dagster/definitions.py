@@ -10,13 +10,14 @@ from review_optimizer_dagster.defs import (
     gate,
     ingestion,
     money,
+    patterns,
     publishing,
 )
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder
 from review_optimizer_dagster.storage.warehouse import Warehouse
 
 _OWNERS = ["team:reviews"]
-_MODULES = [ingestion, caching, classification, money, gate, publishing]
+_MODULES = [ingestion, caching, classification, money, gate, publishing, patterns]
 
 
 def definitions_of(home: Home) -> dg.Definitions:

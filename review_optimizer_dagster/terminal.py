@@ -124,6 +124,7 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         *((f"  {level}", f"{count:,}") for level, count in hits.items() if count),
         ("  of these repeats in the day", f"{summary['repeats']:,}"),
         ("misses: labelled / failed", f"{summary['labelled']:,} / {summary['failed']:,}"),
+        ("hits rechecked / contradicted / cost", _rechecks(summary)),
         ("deferred by a spent budget", f"{summary['deferred']:,}"),
         (
             "batches / requests / retries",
@@ -154,6 +155,11 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ),
     ]
     return [row for row in rows if row[1]]
+
+
+def _rechecks(summary: dict[str, Any]) -> str:
+    counts = f"{summary['audits']:,} / {summary['audits_disagreed']:,}"
+    return f"{counts} / ${summary['audit_cost_usd']}" if any(summary["hits"].values()) else ""
 
 
 def accuracy_text(accuracy: dict[str, Any] | None) -> str:

@@ -203,6 +203,7 @@ def misses(count: int, tenant: str = "acme", text: str = "It does what it says."
             "content_key": [f"{tenant}-{number:05}" for number in range(count)],
             "title": [None if number % 2 else "A title" for number in range(count)],
             "text": [f"{text} Number {number}." for number in range(count)],
+            "purpose": ["classification"] * count,
         },
         schema=MISSES,
     )

@@ -7,11 +7,11 @@ copies them into the warehouse.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from review_optimizer_dagster.core.costs import JSON, State
 
@@ -29,7 +29,7 @@ class Alert:
     alert_id: str
     """The same for the same kind, tenant, period, threshold and version of the limit."""
     kind: str
-    """budget, or gate."""
+    """budget, gate, or recheck."""
     tenant: str
     period: str
     """The month (2026-11) or day (2026-11-22), UTC."""
@@ -39,7 +39,7 @@ class Alert:
     message: str
     raised_at: datetime
     value: int
-    """What was measured: nano-dollars of a budget, millionths of an accuracy."""
+    """Nano-dollars of a budget, millionths of an accuracy or error, reviews an entry answered."""
     limit: int
     """What it was measured against, in the same unit."""
 
@@ -123,6 +123,97 @@ def gate_alert(
         raised_at=datetime.now(UTC),
         value=round((upper or 0.0) * MILLIONTHS),
         limit=round(threshold * MILLIONTHS),
+    )
+
+
+def contradicted_alert(
+    tenant: str, day: date, identity: str, source_key: str, level: str, rechecks: int, answered: int
+) -> Alert:
+    """The alert of a cached answer that rechecks of a day contradicted, for one tenant.
+
+    rechecks: how many disagreed; answered: reviews of the tenant that it answered on earlier days.
+    """
+    return Alert(
+        alert_id=_alert_id("recheck", tenant, day, identity, source_key),
+        kind="recheck",
+        tenant=tenant,
+        period=day.isoformat(),
+        threshold=0,
+        severity="warning",
+        message=(
+            f"the model contradicts a cached answer of {tenant}: {rechecks} rechecked on {day}, "
+            f"entry {source_key}, level {level}. It answers nothing more, and what it answered "
+            f"that day is asked anew; {answered:,} reviews of earlier days have its labels until "
+            "those days are run with --reclassify"
+        ),
+        raised_at=datetime.now(UTC),
+        value=answered,
+        limit=0,
+    )
+
+
+def distrusted_alert(
+    tenant: str,
+    identity: str,
+    level: str,
+    last: date,
+    disagreements: int,
+    n: int,
+    lower: float,
+    allowed: float,
+) -> Alert:
+    """The alert of a cache level that is switched off for a tenant, for its errors.
+
+    last: the last day with a recheck of the level; while it is off there is none, so that it is
+    told once. lower: lower bound of its error; allowed: the largest share that may be wrong.
+    """
+    return Alert(
+        alert_id=_alert_id("recheck", tenant, last, identity, "level", level),
+        kind="recheck",
+        tenant=tenant,
+        period=last.isoformat(),
+        threshold=round(allowed * 100),
+        severity="critical",
+        message=(
+            f"similar texts no longer answer reviews of {tenant} at level {level}: the model "
+            f"contradicted {disagreements:,} of {n:,} rechecks up to {last}, so more than "
+            f"{100 * lower:.2f} % are wrong, and {100 * allowed:.2f} % are allowed"
+        ),
+        raised_at=datetime.now(UTC),
+        value=round(lower * MILLIONTHS),
+        limit=round(allowed * MILLIONTHS),
+    )
+
+
+def pattern_alert(
+    tenant: str,
+    day: date,
+    certificate: Mapping[str, Any],
+) -> Alert:
+    """The alert of a learned pattern that recent rechecks contradict, and that was switched off.
+
+    certificate: a row of CERTIFICATES with the status `switched off`.
+    """
+    name = f"{certificate['field']}={certificate['label']}"
+    where = f" in {certificate['category']}" if certificate["category"] else ""
+    return Alert(
+        alert_id=_alert_id(
+            "pattern", tenant, day, certificate["version"], name, certificate["category"]
+        ),
+        kind="pattern",
+        tenant=tenant,
+        period=day.isoformat(),
+        threshold=round(certificate["max_error"] * 100),
+        severity="warning",
+        message=(
+            f"the learned pattern {certificate['version']} no longer answers {name}{where}: of its "
+            f"last {certificate['n']:,} checked answers the model contradicts "
+            f"{certificate['errors']:,}, more than {100 * certificate['max_error']:.2f} % beyond "
+            "doubt; such reviews go to the model until a newer pattern is certified"
+        ),
+        raised_at=datetime.now(UTC),
+        value=round(certificate["bound"] * MILLIONTHS),
+        limit=round(certificate["max_error"] * MILLIONTHS),
     )
 
 

@@ -1,7 +1,7 @@
 """The batches, after the cache: how the misses are packed, what a batch asks, what a reply says.
 
-A batch holds one tenant, taxonomy, identity and model tier. Within such a group the batches are
-alike: nearly the same number of reviews and of tokens, so that none is left running at the end.
+A batch holds one tenant, taxonomy, identity, model tier and purpose. Within such a group the
+batches are alike: nearly the same number of reviews and of tokens, so that none is left running at the end.
 The plan depends on the set of misses, the settings and the day, never on the order of the rows.
 """
 
@@ -34,6 +34,7 @@ MISSES = pl.Schema(
         "content_key": pl.String(),
         "title": pl.String(),
         "text": pl.String(),
+        "purpose": pl.String(),  # classification, or audit: a hit that is rechecked
     }
 )
 
@@ -49,6 +50,7 @@ PLAN = pl.Schema(
         "tier": pl.String(),
         "complexity": pl.Float64(),
         "tokens": pl.Int64(),  # estimated input tokens of this document
+        "purpose": pl.String(),
     }
 )
 
@@ -61,7 +63,7 @@ THINKING_TOKENS = 2_000  # room for reasoning, which counts as output
 
 Json: TypeAlias = dict[str, Any]
 
-_GROUP = ["tenant", "taxonomy", "identity", "tier"]
+_GROUP = ["tenant", "taxonomy", "identity", "tier", "purpose"]
 
 
 def estimate_tokens(text: str) -> int:

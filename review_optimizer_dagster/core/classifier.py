@@ -499,7 +499,7 @@ class _Run:
         digest = hashlib.blake2b("|".join(map(str, name)).encode(), digest_size=12).hexdigest()
         return {key: first[key] for key in ("batch_id", "tenant", "taxonomy", "identity")} | {
             "request_id": f"{self.journal.day}-{digest}",
-            "kind": "classification",
+            "kind": first["purpose"],
             "generation": self.generation,
             "attempt": work.attempt,
             "attempts_left": work.attempts_left,

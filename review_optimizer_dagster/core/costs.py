@@ -37,7 +37,7 @@ LEDGER = pl.Schema(
         "taxonomy": pl.String(),
         "review_id": pl.String(),  # null: paid for, but the review is no longer in the partition
         "content_key": pl.String(),
-        "kind": pl.String(),  # that of the request; 'hit' or 'repeat' where nothing was asked
+        "kind": pl.String(),  # that of the request (an 'audit' rechecks a hit); 'hit' or 'repeat'
         "request_id": pl.String(),
         "level": pl.String(),
         "model": pl.String(),
@@ -59,6 +59,7 @@ ROLLUP = pl.Schema(
         "misses": pl.Int64(),
         "deferred": pl.Int64(),
         "cost_nanos": pl.Int64(),
+        "audit_nanos": pl.Int64(),  # of the cost, that of rechecking hits
         "avoided_nanos": pl.Int64(),
         "baseline_nanos": pl.Int64(),
         "saving": pl.Float64(),  # 1 - cost / baseline; null without labels
@@ -67,7 +68,9 @@ ROLLUP = pl.Schema(
 )
 
 
-_ROLLUP_SUMS = ["reviews", "hits", "misses", "deferred", "cost_nanos", "avoided_nanos"]
+_ROLLUP_SUMS = [
+    "reviews", "hits", "misses", "deferred", "cost_nanos", "audit_nanos", "avoided_nanos",
+]  # fmt: skip
 
 # Of a labelled review. A repeat is answered by its leading review, and counts as a hit of L1.
 _IS_HIT = pl.col("repeat") | (pl.col("level") != "model")
@@ -518,7 +521,8 @@ def rollup(ledger: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
     """Sums of a partition for each tenant and taxonomy, simulated money apart. Returns ROLLUP.
 
     ledger: LEDGER; results: RESULTS. hits + misses + deferred = reviews; misses are those that the
-    model labelled or failed on. The baseline is what the reviews that have labels would have cost
+    model labelled or failed on. A rechecked hit is a hit; what its recheck cost is part of the
+    cost. The baseline is what the reviews that have labels would have cost
     one request at a time: a review that nobody answered saved nothing.
     """
     by = ["tenant", "taxonomy", "simulated"]
@@ -531,7 +535,10 @@ def rollup(ledger: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
         deferred=deferred.sum(),
         answered=(pl.col("status") == "labelled").sum(),
     )
-    sums = ledger.group_by(by).agg(pl.col("cost_nanos", "avoided_nanos").sum())
+    sums = ledger.group_by(by).agg(
+        pl.col("cost_nanos", "avoided_nanos").sum(),
+        audit_nanos=pl.col("cost_nanos").filter(pl.col("kind") == "audit").sum(),
+    )
     answered, cost = pl.col("answered"), pl.col("cost_nanos")
     return (
         counts.join(sums, on=by, how="full", coalesce=True)

@@ -10,23 +10,20 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 
 import polars as pl
 
+from review_optimizer_dagster.bounds import clopper_pearson, intervals
 from review_optimizer_dagster.config import ServiceSettings
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy
-
-if TYPE_CHECKING:
-    import numpy as np
 
 Truth: TypeAlias = Literal["labels", "stars", "none"]  # best first
 Verdict: TypeAlias = Literal["failed", "inconclusive", "passed"]  # worst first
 
 STATUSES = ("labelled", "failed", "deferred")
-LEVELS = ("l1", "l2", "l3_exact", "l3_near", "model", "none")
+LEVELS = ("l1", "l2", "l3_exact", "l3_near", "l3_pattern", "model", "none")
 REQUIRED = ("tenant", "taxonomy", "review_id", "content_key", "status", "level", "simulated")
-CONFIDENCE = 0.90  # of the two-sided interval; each end is a one-sided bound of 95 %
 MOST_LABELS = (
     10_000_000  # an accuracy that needs more to be told from the threshold is the threshold
 )
@@ -156,31 +153,6 @@ def score_truth(
     return _score_reviews(_score_fields(results, taxonomy, _truths(results, taxonomy, kind)))
 
 
-def clopper_pearson(correct: float, n: int, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """The exact two-sided interval of a share, (0, 1) for n = 0.
-
-    Clopper & Pearson, "The use of confidence or fiducial limits illustrated in the case of the
-    binomial", Biometrika 26 (1934), 404-413; by quantiles of the beta distribution.
-    """
-    import numpy as np
-
-    lower, upper = _intervals(np.array([correct]), np.array([n]), confidence)
-    return float(lower[0]), float(upper[0])
-
-
-def _intervals(
-    correct: np.ndarray[Any, Any], n: np.ndarray[Any, Any], confidence: float = CONFIDENCE
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    import numpy as np
-    from scipy.special import betaincinv
-
-    tail, wrong = (1 - confidence) / 2, n - correct
-    # The beta quantile has no value where one of its counts is 0; the bound is 0 or 1 there.
-    lower = betaincinv(np.maximum(correct, 1e-9), wrong + 1, tail)
-    upper = betaincinv(correct + 1, np.maximum(wrong, 1e-9), 1 - tail)
-    return np.where(correct > 0, lower, 0.0), np.where(wrong > 0, upper, 1.0)
-
-
 def labels_needed(correct: int, n: int, threshold: float) -> int | None:
     """How many labels in all would decide, were the observed share to stay (1.0 for n = 0).
 
@@ -233,7 +205,7 @@ def _by(scores: pl.DataFrame, name: pl.Expr) -> pl.DataFrame:
         .agg(n=pl.len().cast(pl.Int64), correct=pl.col("correct").sum().cast(pl.Int64))
         .sort("name")
     )
-    lower, upper = _intervals(counts["correct"].to_numpy(), counts["n"].to_numpy())
+    lower, upper = intervals(counts["correct"].to_numpy(), counts["n"].to_numpy())
     return counts.with_columns(
         lower=pl.Series(lower, dtype=pl.Float64), upper=pl.Series(upper, dtype=pl.Float64)
     )

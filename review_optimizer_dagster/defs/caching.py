@@ -1,10 +1,12 @@
 """What the cache answers, and what it learns of the day."""
 
+from collections.abc import Mapping
 from datetime import date
 
 import dagster as dg
 import polars as pl
 
+from review_optimizer_dagster import rechecks
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.cache import (
     RESOLUTION,
@@ -13,38 +15,126 @@ from review_optimizer_dagster.core.cache import (
 )
 from review_optimizer_dagster.defs.metadata import share
 from review_optimizer_dagster.defs.partitions import DAILY
+from review_optimizer_dagster.defs.patterns import answer_misses, scopes
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder, step, utc_now
+from review_optimizer_dagster.rechecks import PATTERN
 from review_optimizer_dagster.storage import partition
 from review_optimizer_dagster.storage.partition import WarehouseArchive
+from review_optimizer_dagster.storage.rechecks import chance_sample, entry_history
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.text import normalise
 
 
 def normalised_texts(texts: pl.DataFrame) -> pl.DataFrame:
-    """identity, content_key, text (normalised) of rows with a title and a text."""
+    """identity, content_key, category, text (normalised) of rows with a title and a text."""
     text = [
         normalise(title, body) for title, body in zip(texts["title"], texts["text"], strict=True)
     ]
-    return texts.select("identity", "content_key", pl.Series("text", text, dtype=pl.String))
+    normal = pl.Series("text", text, dtype=pl.String)
+    return texts.select("identity", "content_key", "category", normal)
+
+
+def allowed_errors(home: Home, identities: Mapping[str, str]) -> dict[str, float]:
+    """Identity to the largest share of wrong reviews that all of its tenants allow."""
+    allowed: dict[str, float] = {}
+    for tenant, identity in identities.items():
+        allowed[identity] = min(allowed.get(identity, 1.0), home.tenant(tenant).max_error)
+    return allowed
 
 
 def resolve_new_texts(
-    connection: Connection, day: date, home: Home, texts: pl.DataFrame, ask_cache: bool
+    connection: Connection,
+    day: date,
+    home: Home,
+    identities: Mapping[str, str],
+    texts: pl.DataFrame,
 ) -> pl.DataFrame:
-    """Ask the three levels, as they stood for the day; unasked, every text is a miss.
+    """Ask the three levels, as they stood for the day.
 
-    texts: identity, content_key, title, text, each text once. Returns RESOLUTION.
+    identities: by tenant; texts: as `normalised_texts` gives them, each text once. Returns
+    RESOLUTION. A near level that rechecks show to be wrong too often is not asked.
     """
-    if not ask_cache:
-        missed = [pl.lit(None, dtype).alias(name) for name, dtype in RESOLUTION.items()]
-        return texts.select("identity", "content_key", *missed[2:])
     settings = home.settings.cache
-    archive = WarehouseArchive(connection, day, settings.window_days)
+    holds = {identity: home.taxonomy(tenant).ttl_days for tenant, identity in identities.items()}
+    archive = WarehouseArchive(connection, day, settings.window_days, holds)
     usage = partition.cache_usage(connection, day, settings.window_days)
     used = usage.select("identity", "content_key")
     sources = usage.select("identity", content_key="source_key")
     ranked = levels(usage, archive.exact(pl.concat([used, sources]).unique()), settings)
-    return ReviewCache(settings, ranked.l1, ranked.l2, archive).resolve(normalised_texts(texts))
+    sample = chance_sample(connection, day, settings.window_days)
+    wrong = rechecks.distrusted(sample, allowed_errors(home, identities))
+    off = wrong.select("identity", "level").rows()
+    cache = ReviewCache(settings, ranked.l1, ranked.l2, archive, off)
+    return cache.resolve(texts)
+
+
+def resolve_day(
+    connection: Connection,
+    day: date,
+    home: Home,
+    identities: Mapping[str, str],
+    reviews: pl.DataFrame,
+    ask_cache: bool,
+) -> pl.DataFrame:
+    """What the cache says of a day's new texts, and which of its hits are rechecked.
+
+    reviews: rows of `partition.unresolved`; unasked, every text is a miss. Returns RESOLUTION with
+    bound, asked, draw and audit.
+    """
+    texts = reviews.filter(~pl.col("known")).unique(
+        ["identity", "content_key"], keep="first", maintain_order=True
+    )
+    unsure = {"bound": pl.lit(None, pl.Float64), "least": pl.lit(None, pl.Float64)}
+    if ask_cache:
+        normal = normalised_texts(texts)
+        known = resolve_new_texts(connection, day, home, identities, normal)
+        known = known.with_columns(**unsure)
+        known = with_patterns(connection, day, home, identities, normal, known)
+    else:
+        missed = [pl.lit(None, dtype).alias(name) for name, dtype in RESOLUTION.items()]
+        known = texts.select("identity", "content_key", *missed[2:]).with_columns(**unsure)
+    return with_rechecks(connection, day, home, reviews, known)
+
+
+def with_patterns(
+    connection: Connection,
+    day: date,
+    home: Home,
+    identities: Mapping[str, str],
+    texts: pl.DataFrame,
+    known: pl.DataFrame,
+) -> pl.DataFrame:
+    """Let the learned patterns answer what the levels before them missed.
+
+    texts: as `normalised_texts` gives them; known: RESOLUTION of them, with bound and least.
+    """
+    key = ["identity", "content_key"]
+    missed = known.filter(pl.col("level").is_null()).select(key)
+    rest = texts.join(missed, on=key, how="semi", maintain_order="left")
+    answers = [
+        answer_misses(connection, day, home, scope, rest.filter(identity=scope.identity))
+        for scope in scopes(home, identities)
+        if home.settings.patterns.enabled
+    ]
+    if not answers:
+        return known
+    served = pl.concat(answers).with_columns(level=pl.lit(PATTERN))
+    return known.update(served, on=key, how="left")
+
+
+def with_rechecks(
+    connection: Connection, day: date, home: Home, reviews: pl.DataFrame, known: pl.DataFrame
+) -> pl.DataFrame:
+    """Draw the hits that are asked of the model all the same: adds asked, draw and audit.
+
+    reviews: rows of `partition.unresolved`; known: RESOLUTION of their texts, with `bound` and
+    `least` (see `rechecks.drawn`).
+    """
+    settings = home.settings.rechecks
+    history = entry_history(connection, day, reviews, known)
+    draw = rechecks.draw(history["content_key"], day, settings.seed)
+    drawn = rechecks.drawn(history.with_columns(draw=draw), settings)
+    return drawn.select(*RESOLUTION, "bound", "asked", "draw", "audit")
 
 
 @dg.asset(
@@ -54,7 +144,8 @@ def resolve_new_texts(
     kinds={"duckdb", "polars"},
     pool="warehouse",
     description="A row is an accepted review and what the cache said of it: which level answered, "
-    "from which source and with what score; no level is a miss.",
+    "from which source and with what score; no level is a miss. `audit` marks a hit that is asked "
+    "of the model all the same.",
 )
 def cache_resolution(
     context: dg.AssetExecutionContext,
@@ -75,10 +166,9 @@ def cache_resolution(
         identities = engine.identities(home, tenants, judge)
         partition.drop_stale_resolution(connection, day, identities, everything=engine.reclassify)
         reviews = partition.unresolved(connection, day, identities)
-        texts = reviews.filter(~pl.col("known")).unique(
-            ["identity", "content_key"], keep="first", maintain_order=True
+        known = resolve_day(
+            connection, day, home, identities, reviews, ask_cache=not engine.reclassify
         )
-        known = resolve_new_texts(connection, day, home, texts, ask_cache=not engine.reclassify)
         new = partition.store_resolution(connection, day, reviews, known, utc_now())
         counts = partition.resolution_counts(connection, day)
     hits = sum(n for level, n in counts.items() if level != "miss")
@@ -87,6 +177,7 @@ def cache_resolution(
             "reviews": sum(counts.values()),
             "hit_rate": share(hits, sum(counts.values())),
             "new": new,
+            "new_rechecks": int(known["audit"].sum()),
             **counts,
         }
     )
@@ -104,7 +195,7 @@ def cache_resolution(
 def review_archive(
     context: dg.AssetExecutionContext, warehouse: Warehouse
 ) -> dg.MaterializeResult[None]:
-    """Add the model's own answers of the day; derived answers are never archived."""
+    """Add the model's own answers of the day, to rechecks too; derived ones are never archived."""
     day = date.fromisoformat(context.partition_key)
     with step("review_archive"), warehouse.open() as connection:
         texts = normalised_texts(partition.model_answered_texts(connection, day))

@@ -1,13 +1,19 @@
-"""What the cache cannot answer goes to the model, in batches."""
+"""What the cache cannot answer goes to the model, in batches, and so do rechecked hits."""
 
 from collections.abc import Mapping
 from datetime import date
+from typing import Any
 
 import dagster as dg
 import polars as pl
 
+from review_optimizer_dagster import rechecks
+from review_optimizer_dagster.alerts.rules import Alert, contradicted_alert, distrusted_alert
+from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.batching import plan_batches
 from review_optimizer_dagster.core.classifier import ANSWERS, Readout, classify, read_requests
+from review_optimizer_dagster.defs.alerting import note_alerts
+from review_optimizer_dagster.defs.caching import allowed_errors
 from review_optimizer_dagster.defs.metadata import table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import (
@@ -20,8 +26,11 @@ from review_optimizer_dagster.defs.resources import (
 )
 from review_optimizer_dagster.storage import partition
 from review_optimizer_dagster.storage.journal import DayJournal
-from review_optimizer_dagster.storage.warehouse import Warehouse
+from review_optimizer_dagster.storage.rechecks import chance_sample, contradictions, judge
+from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.taxonomies import Taxonomy
+
+_TEXT = ["identity", "content_key"]
 
 
 def paid_for(
@@ -37,7 +46,8 @@ def paid_for(
     group_name="classification",
     kinds={"duckdb", "polars"},
     pool="warehouse",
-    description="A row is a text that the model is to be asked about, and its place in a batch.",
+    description="A row is a text that the model is to be asked about, and its place in a batch; "
+    "`purpose` is audit where a hit is rechecked.",
 )
 def batch_plan(
     context: dg.AssetExecutionContext,
@@ -51,9 +61,9 @@ def batch_plan(
         if engine.reclassify:
             journal.raise_generation(context.run_id)
         with warehouse.open() as connection:
-            misses = partition.unanswered(connection, day)
-            taxonomies = home_folder.taxonomies(misses["tenant"].unique().to_list())
-            pending = unlabelled(misses, paid_for(home_folder, journal, taxonomies))
+            wanted = partition.unanswered(connection, day)
+            taxonomies = home_folder.taxonomies(wanted["tenant"].unique().to_list())
+            pending = unlabelled(wanted, paid_for(home_folder, journal, taxonomies))
             plan = plan_batches(pending, taxonomies, home_folder.home.settings.batches, day)
             partition.replace_plan(connection, day, plan)
     sizes = plan.group_by("batch_id").len()["len"]
@@ -62,8 +72,9 @@ def batch_plan(
             "texts": plan.height,
             "batches": len(sizes),
             "largest_batch": int(sizes.max() or 0),  # type: ignore[arg-type]  # a count
+            "rechecks": plan.filter(purpose="audit").height,
             "tokens": int(plan["tokens"].sum()),
-            "answered_before": misses.height - pending.height,
+            "answered_before": wanted.height - pending.height,
         }
     )
 
@@ -74,7 +85,8 @@ def batch_plan(
     group_name="classification",
     kinds={"openai", "duckdb"},
     description="A row is a text that the model was asked about: labelled, failed or deferred. "
-    "`llm_requests` holds a row an attempt, with what it cost.",
+    "`llm_requests` holds a row an attempt, with what it cost; `audits` a row a hit that was "
+    "rechecked, and `level_errors` how often each level was contradicted.",
 )
 def batch_classifications(
     context: dg.AssetExecutionContext,
@@ -87,40 +99,104 @@ def batch_classifications(
     with step("batch_classifications"), home_folder.journal(day) as journal, journal.lock():
         with warehouse.open() as connection:
             taxonomies = home_folder.taxonomies(partition.tenants(connection, day))
-            planned = partition.planned(connection, day)
-            wanted = partition.unanswered(connection, day)
         before = paid_for(home_folder, journal, taxonomies)
-        deferred = send(home_folder, engine, journal, unlabelled(planned, before), taxonomies)
+        deferred = send_rounds(home_folder, warehouse, engine, journal, taxonomies)
         paid = paid_for(home_folder, journal, taxonomies)
-        answers = answers_for(wanted, paid.answers, deferred)
-        with warehouse.open() as connection, connection.transaction():
-            connection.replace("batch_classifications", answers, day)
-            connection.replace("llm_requests", paid.requests, day)
+        with warehouse.open() as connection:
+            answers = answers_for(partition.unanswered(connection, day), paid.answers, deferred)
+            with connection.transaction():
+                connection.replace("batch_classifications", answers.drop("purpose"), day)
+                connection.replace("llm_requests", paid.requests, day)
+            due = report_rechecks(connection, home_folder.home, day)
+            note_alerts(context.log, home_folder, connection, due)
+    return dg.MaterializeResult(metadata=figures(before, paid, answers))
+
+
+def figures(before: Readout, paid: Readout, answers: pl.DataFrame) -> dict[str, Any]:
+    """What the step did, as the UI shows it.
+
+    answers: ANSWERS with purpose; before and paid: the journal before and after the step.
+    """
     new = paid.requests.join(before.requests, on="request_id", how="anti")
-    counts = dict(answers.group_by("status").len().iter_rows())
-    return dg.MaterializeResult(
-        metadata={
-            "labelled": counts.get("labelled", 0),
-            "failed": counts.get("failed", 0),
-            "deferred": counts.get("deferred", 0),
-            "requests": paid.requests.height,
-            "cost_usd": usd(int(paid.requests["cost_nanos"].sum())),
-            "requests_of_this_run": new.height,
-            "cost_usd_of_this_run": usd(int(new["cost_nanos"].sum())),
-            "outcomes": table(
-                paid.requests.group_by("status", "error")
-                .agg(requests=pl.len(), reviews=pl.col("reviews").sum())
-                .sort("requests", descending=True)
-                .rows(named=True)
-            ),
-        }
-    )
+    misses = answers.filter(purpose="classification")
+    counts = dict(misses.group_by("status").len().iter_rows())
+    return {
+        "labelled": counts.get("labelled", 0),
+        "failed": counts.get("failed", 0),
+        "deferred": counts.get("deferred", 0),
+        "rechecks_that_agree": answers.height - misses.height,
+        "requests": paid.requests.height,
+        "cost_usd": usd(int(paid.requests["cost_nanos"].sum())),
+        "requests_of_this_run": new.height,
+        "cost_usd_of_this_run": usd(int(new["cost_nanos"].sum())),
+        "outcomes": table(
+            paid.requests.group_by("status", "error")
+            .agg(requests=pl.len(), reviews=pl.col("reviews").sum())
+            .sort("requests", descending=True)
+            .rows(named=True)
+        ),
+    }
 
 
 def unlabelled(texts: pl.DataFrame, paid: Readout) -> pl.DataFrame:
     """The texts that no paid response has labelled yet."""
     labelled = paid.answers.filter(pl.col("status") == "labelled")
-    return texts.join(labelled, on=["identity", "content_key"], how="anti")
+    return texts.join(labelled, on=_TEXT, how="anti", maintain_order="left")
+
+
+def send_rounds(
+    home_folder: HomeFolder,
+    warehouse: Warehouse,
+    engine: Engine,
+    journal: DayJournal,
+    taxonomies: Mapping[str, Taxonomy],
+) -> pl.DataFrame:
+    """Send what is planned, then what the rechecks among it took back; returns what was kept back.
+
+    Each round is judged and stored before the next, so that a run which is killed between them is
+    completed by the next one: what was taken back is a miss by then, and planned like any other.
+    """
+    day = journal.day
+
+    def asked(batches: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
+        """What was kept back of these (ANSWERS), and what their answers took back (MISSES)."""
+        deferred = send(home_folder, engine, journal, batches, taxonomies)
+        paid = paid_for(home_folder, journal, taxonomies)
+        with warehouse.open() as connection:
+            taken_back = judge(connection, day, paid.answers)
+            wanted = partition.unanswered(connection, day)
+        return deferred, unlabelled(wanted.join(taken_back, on=_TEXT, how="semi"), paid)
+
+    with warehouse.open() as connection:
+        planned = partition.planned(connection, day)
+    first, taken_back = asked(unlabelled(planned, paid_for(home_folder, journal, taxonomies)))
+    if taken_back.is_empty():
+        return first
+    plan = plan_batches(taken_back, taxonomies, home_folder.home.settings.batches, day)
+    with warehouse.open() as connection:
+        partition.replace_plan(connection, day, plan)
+        planned = partition.planned(connection, day)
+    second, _ = asked(planned.join(plan, on=_TEXT, how="semi"))
+    return pl.concat([first, second])
+
+
+def report_rechecks(connection: Connection, home: Home, day: date) -> list[Alert]:
+    """Store how wrong each level is, by the rechecks of the window; returns the alerts due."""
+    window = home.settings.cache.window_days
+    sample = chance_sample(connection, day, window)
+    with connection.transaction():
+        errors = rechecks.level_errors(sample).with_columns(window_days=pl.lit(window))
+        connection.replace("level_errors", errors, day)
+    due = [
+        contradicted_alert(day=day, **row)
+        for row in contradictions(connection, day).rows(named=True)
+    ]
+    identities = partition.resolved_identities(connection, day)
+    wrong = rechecks.distrusted(sample, allowed_errors(home, identities))
+    for tenant, identity in identities.items():
+        of_identity = wrong.filter(identity=identity).rows(named=True)
+        due += [distrusted_alert(tenant=tenant, **row) for row in of_identity]
+    return due
 
 
 def send(
@@ -157,7 +233,14 @@ def send(
 def answers_for(
     wanted: pl.DataFrame, answered: pl.DataFrame, deferred: pl.DataFrame
 ) -> pl.DataFrame:
-    """What came of each text that the cache missed, in the order of the texts (ANSWERS)."""
-    key = ["identity", "content_key"]
-    known = pl.concat([answered, deferred]).unique(key, keep="first", maintain_order=True)
-    return wanted.select(*key).join(known, on=key, how="inner").select(list(ANSWERS))
+    """What came of each text that was to be asked, in their order: ANSWERS and purpose.
+
+    A recheck without an answer is left out: the hit stands, and nothing is missing.
+    """
+    known = pl.concat([answered, deferred]).unique(_TEXT, keep="first", maintain_order=True)
+    return (
+        wanted.select(*_TEXT, "purpose")
+        .join(known, on=_TEXT, how="inner", maintain_order="left")
+        .filter((pl.col("purpose") == "classification") | (pl.col("status") == "labelled"))
+        .select(*ANSWERS, "purpose")
+    )

@@ -88,6 +88,7 @@ def cost_rollups(
     return dg.MaterializeResult(
         metadata={
             "cost_usd": usd(cost),
+            "audit_usd": usd(int(rollups["audit_nanos"].sum())),
             "usd_per_1000_reviews": share(cost, reviews) * 1000 / 1e9,
             "baseline_usd": usd(baseline),
             "saving": 1 - share(cost, baseline) if baseline else 0.0,

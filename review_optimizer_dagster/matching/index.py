@@ -13,9 +13,11 @@ if TYPE_CHECKING:  # numpy is imported where it is used: most commands never com
 
 _BINS: Final = 512
 _SCALE: Final = 4.0  # root mean square of a profile: no bin can pass 4 * sqrt(512) = 90, an int8
-_CHUNK: Final = 1024  # texts hashed at a time: keeps the working set in the processor's cache
+_FOLD: Final = 4  # bins that the first look adds up to one
+_FIRST_LOOK: Final = 0.8  # of the product asked for: folding blurs it, so the first look is wider
+_CHUNK: Final = 256  # texts hashed at a time: keeps the working set in the processor's cache
 _BLOCK: Final = 128  # queries compared at a time
-_SHORT: Final = 120  # letters
+_LONG: Final = 160  # letters: from here on chance matters little
 _SAMPLE: Final = 2_000  # entries that the background is taken from
 _PRIOR: Final = 50  # texts' worth of no background: a small archive has none to subtract
 
@@ -47,24 +49,22 @@ class NearIndex:
         import numpy as np
 
         self._min_ratio = min_ratio
-        self._least_product = np.float32(min_ratio**7 * _BINS * _SCALE**2)
-        kept = [i for i, text in enumerate(texts) if text]
-        self._positions = sorted(kept, key=lambda i: (len(texts[i]), texts[i]))
+        self._least_product = np.float32(min_ratio**6.5 * _BINS * _SCALE**2)
+        sizes = _sizes(texts)
+        order = _by_size(sizes)
+        self._positions = order.tolist()
         self._texts = [texts[i] for i in self._positions]
-        self._sizes = _sizes(self._texts)
+        self._sizes = sizes[order]
         counts = _trigram_counts(self._texts)
         self._background, self._spread = _background(counts, self._sizes)
         self._profiles = self._profile(counts, self._sizes)
-        self._folded = np.add(self._profiles[:, ::2], self._profiles[:, 1::2], dtype=np.int16)
+        self._folded = _fold(self._profiles)
 
     def search(self, texts: Sequence[str]) -> list[Pair]:
         """All near entries of all queries, ordered by query, then best ratio, then entry."""
-        import numpy as np
-
         sizes = _sizes(texts)
         profiles = self._profile(_trigram_counts(texts), sizes)
-        order = np.argsort(sizes, kind="stable")
-        order = order[np.searchsorted(sizes[order], 1) :]  # an empty text is near nothing
+        order = _by_size(sizes)
         found: list[Pair] = []
         for start in range(0, len(order) if self._texts else 0, _BLOCK):
             block = order[start : start + _BLOCK]
@@ -98,17 +98,33 @@ class NearIndex:
         shrink = self._min_ratio / (2.0 - self._min_ratio)
         low = int(np.searchsorted(self._sizes, np.floor(sizes[0] * shrink), "left"))
         high = int(np.searchsorted(self._sizes, np.ceil(sizes[-1] / shrink), "right"))
-        queries = np.add(profiles[:, ::2], profiles[:, 1::2], dtype=np.float32)
-        products = queries @ self._folded[low:high].astype(np.float32).T
-        # A few words leave few trigrams, and are verified fast.
-        least = self._least_product * np.where(sizes < _SHORT, np.float32(0.7), np.float32(1.0))
-        # Folding blurs a product, so the first look is the wider one.
-        likely = np.flatnonzero(products >= np.float32(0.8) * least[:, None])
+        products = _fold(profiles) @ self._folded[low:high].T
+        # The fewer trigrams, the more chance is in a product; and short texts are verified fast.
+        least = self._least_product * np.sqrt(np.minimum(sizes / _LONG, 1.0), dtype=np.float32)
+        likely = np.flatnonzero(products >= np.float32(_FIRST_LOOK) * least[:, None])
         rows, columns = np.divmod(likely, max(1, high - low))
         columns += low
         exact = np.einsum("ij,ij->i", profiles[rows], self._profiles[columns], dtype=np.float32)
         near = exact >= least[rows]
         return rows[near], columns[near]
+
+
+def _by_size(sizes: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Positions of the texts that are not empty (an empty one is near nothing), shortest first."""
+    import numpy as np
+
+    order = np.argsort(sizes, kind="stable")
+    return order[np.searchsorted(sizes[order], 1) :]
+
+
+def _fold(profiles: NDArray[np.int8]) -> NDArray[np.float32]:
+    """Profiles of a quarter of the bins, in whole numbers that a float32 product adds exactly."""
+    import numpy as np
+
+    folded = np.add(profiles[:, ::_FOLD], profiles[:, 1::_FOLD], dtype=np.float32)
+    for offset in range(2, _FOLD):
+        folded += profiles[:, offset::_FOLD]
+    return folded
 
 
 def _sizes(texts: Sequence[str]) -> NDArray[np.int64]:
@@ -127,13 +143,13 @@ def _trigram_counts(texts: Sequence[str]) -> NDArray[np.int16]:
         padded = "\0\0" + "\0\0".join(part) + "\0\0"
         letters = np.frombuffer(padded.encode("utf-32-le", "surrogatepass"), np.uint32)
         hashed = letters[:-2] * np.uint32(2654435761)
-        for shift, factor in ((1, 2246822519), (2, 3266489917)):
-            hashed ^= hashed >> np.uint32(15)
-            hashed ^= letters[shift : len(letters) - 2 + shift]
-            hashed *= np.uint32(factor)
-        hashed ^= hashed >> np.uint32(16)
-        rows = np.repeat(np.arange(len(part), dtype=np.int64), _sizes(part) + 2)
-        cells = rows * (2 * _BINS) + (hashed * np.uint32(668265263) >> np.uint32(22))
+        hashed += letters[1:-1] * np.uint32(2246822519)
+        hashed += letters[2:] * np.uint32(3266489917)
+        hashed ^= hashed >> np.uint32(15)
+        hashed *= np.uint32(668265263)
+        hashed >>= np.uint32(22)
+        cells = np.repeat(np.arange(len(part), dtype=np.int64) * (2 * _BINS), _sizes(part) + 2)
+        cells += hashed
         both = np.bincount(cells, minlength=len(part) * 2 * _BINS).reshape(-1, 2, _BINS)
         counts[start : start + _CHUNK] = np.clip(both[:, 0] - both[:, 1], -32_000, 32_000)
     return counts

@@ -9,7 +9,7 @@ from datetime import date, datetime
 import polars as pl
 
 from review_optimizer_dagster.alerts.rules import Alert
-from review_optimizer_dagster.core.cache import ENTRIES, USAGE
+from review_optimizer_dagster.core.cache import ENTRIES, USAGE, valid_since
 from review_optimizer_dagster.core.quality import RESULTS
 from review_optimizer_dagster.storage.warehouse import Connection
 
@@ -81,14 +81,14 @@ def drop_stale_resolution(
 def unresolved(connection: Connection, day: date, identities: Mapping[str, str]) -> pl.DataFrame:
     """Reviews of the day without a resolution.
 
-    Returns tenant, review_id, identity, content_key, title, text, and `known`: whether another
-    review of the day with the same text has one.
+    Returns tenant, review_id, identity, content_key, category, title, text, and `known`: whether
+    another review of the day with the same text has one.
     """
     with connection.view("identities", _identity_frame(identities)):
         return connection.frame(
             """
             WITH stored AS (SELECT * FROM cache_resolution WHERE day = $day)
-            SELECT r.tenant, r.review_id, i.identity, r.content_key, r.title, r.text,
+            SELECT r.tenant, r.review_id, i.identity, r.content_key, r.category, r.title, r.text,
                 (i.identity, r.content_key) IN (
                     SELECT (identity, content_key) FROM stored) AS known
             FROM raw_reviews r JOIN identities i USING (tenant)
@@ -109,14 +109,15 @@ def store_resolution(
 ) -> int:
     """Store what the cache said of each of these reviews; returns how many there are.
 
-    reviews: rows of `unresolved`; resolution: RESOLUTION of their texts that were not known. The
-    first review of a text (by tenant and id) has the cache's answer; the others repeat it, and
-    count as hits of L1 whether the cache or the model answers the first.
+    reviews: rows of `unresolved`; resolution: RESOLUTION of their texts that were not known, with
+    bound, asked, draw and audit. The first review of a text (by tenant and id) has the cache's
+    answer, and is rechecked where that is; the others repeat it, and count as hits of L1 whether
+    the cache or the model answers the first.
     """
     with connection.view("reviews", reviews), connection.view("resolution", resolution):
         connection.execute(
             """
-            INSERT INTO cache_resolution
+            INSERT INTO cache_resolution BY NAME
             WITH texts AS (
                 SELECT identity, content_key, level, labels, source_key, score, near_score, veto
                 FROM cache_resolution WHERE day = $day AND NOT repeat
@@ -125,16 +126,30 @@ def store_resolution(
                 SELECT tenant, review_id, identity, content_key, known OR row_number() OVER (
                     PARTITION BY identity, content_key ORDER BY tenant, review_id) > 1 AS repeat
                 FROM reviews)
-            SELECT $day, r.tenant, r.review_id, identity, content_key, r.repeat,
-                CASE WHEN r.repeat THEN 'l1' ELSE t.level END, t.labels,
-                CASE WHEN r.repeat THEN coalesce(t.source_key, content_key) ELSE t.source_key END,
-                CASE WHEN r.repeat THEN coalesce(t.score, 1.0) ELSE t.score END,
-                t.near_score, t.veto, $resolved_at
+            SELECT $day AS day, r.tenant, r.review_id, identity, content_key, r.repeat,
+                CASE WHEN r.repeat THEN 'l1' ELSE t.level END AS level, t.labels,
+                CASE WHEN r.repeat THEN coalesce(t.source_key, content_key) ELSE t.source_key END
+                    AS source_key,
+                CASE WHEN r.repeat THEN coalesce(t.score, 1.0) ELSE t.score END AS score,
+                t.near_score, t.veto, $resolved_at AS resolved_at,
+                CASE WHEN NOT r.repeat THEN t.bound END AS bound,
+                CASE WHEN NOT r.repeat THEN t.asked END AS asked,
+                CASE WHEN NOT r.repeat THEN t.draw END AS draw,
+                NOT r.repeat AND t.audit AS audit
             FROM ranked r JOIN texts t USING (identity, content_key)
             """,
             {"day": day, "resolved_at": resolved_at},
         )
     return reviews.height
+
+
+def resolved_identities(connection: Connection, day: date) -> dict[str, str]:
+    """The identity under which each tenant's reviews of a day were resolved."""
+    rows = connection.rows(
+        "SELECT DISTINCT tenant, identity FROM cache_resolution WHERE day = ? ORDER BY tenant",
+        [day],
+    )
+    return {str(tenant): str(identity) for tenant, identity in rows}
 
 
 def resolution_counts(connection: Connection, day: date) -> dict[str, int]:
@@ -168,23 +183,44 @@ def cache_usage(connection: Connection, day: date, window_days: int) -> pl.DataF
 _ARCHIVE_COLUMNS = (
     "identity, content_key, content_key AS source_key, text, labels, 1.0::DOUBLE AS score, day"
 )
+# What may answer on a day: given by then, not taken back by a recheck, and not too old.
+_STANDING = """
+    SELECT a.* FROM review_archive a
+    ANTI JOIN withdrawn_entries USING (identity, content_key, request_id)
+    LEFT JOIN expiry USING (identity)
+    WHERE a.day <= $day AND (expiry.since IS NULL OR a.day >= expiry.since)
+"""
 
 
 class WarehouseArchive:
     """L3 over `review_archive`, as it stood for a day: no later answer is ever seen."""
 
-    def __init__(self, connection: Connection, day: date, window_days: int) -> None:
+    def __init__(
+        self,
+        connection: Connection,
+        day: date,
+        window_days: int,
+        ttl_days: Mapping[str, int | None] | None = None,
+    ) -> None:
+        """`ttl_days`: identity to the days that its answers hold; for ever where none is given."""
         self._connection = connection
         self._day = day
         self._window_days = window_days
+        since = {name: valid_since(day, days) for name, days in (ttl_days or {}).items()}
+        self._expiry = pl.DataFrame(
+            {"identity": list(since), "since": list(since.values())},
+            schema={"identity": pl.String, "since": pl.Date},
+        )
 
     def exact(self, contents: pl.DataFrame) -> pl.DataFrame:
         """Entries of exactly these identity and content_key pairs; the newest of each."""
-        with self._connection.view("asked", contents.select("identity", "content_key").unique()):
+        keys = contents.select("identity", "content_key").unique()
+        with self._connection.view("asked", keys), self._connection.view("expiry", self._expiry):
             return self._connection.frame(
                 f"""
-                SELECT {_ARCHIVE_COLUMNS} FROM review_archive
-                SEMI JOIN asked USING (identity, content_key) WHERE day <= $day
+                WITH standing AS ({_STANDING})
+                SELECT {_ARCHIVE_COLUMNS} FROM standing
+                SEMI JOIN asked USING (identity, content_key)
                 QUALIFY row_number() OVER (
                     PARTITION BY identity, content_key ORDER BY day DESC) = 1
                 """,  # noqa: S608 (our own names)
@@ -193,36 +229,38 @@ class WarehouseArchive:
 
     def near(self, identity: str, limit: int) -> pl.DataFrame:
         """The most useful entries of an identity: the most hits in the window, then the newest."""
-        return self._connection.frame(
-            f"""
-            WITH hits AS (
-                SELECT source_key, count(*) AS times FROM cache_resolution
-                WHERE identity = $identity AND level IS NOT NULL
-                    AND day < $day AND day >= $day - to_days($window::INTEGER)
-                GROUP BY source_key),
-            entries AS (
-                SELECT {_ARCHIVE_COLUMNS} FROM review_archive
-                WHERE identity = $identity AND day <= $day
-                QUALIFY row_number() OVER (PARTITION BY content_key ORDER BY day DESC) = 1)
-            SELECT entries.* FROM entries LEFT JOIN hits USING (source_key)
-            ORDER BY coalesce(times, 0) DESC, day DESC, content_key LIMIT $limit
-            """,  # noqa: S608 (our own names)
-            {
-                "identity": identity,
-                "day": self._day,
-                "window": self._window_days,
-                "limit": limit,
-            },
-        ).select(list(ENTRIES))
+        with self._connection.view("expiry", self._expiry):
+            return self._connection.frame(
+                f"""
+                WITH hits AS (
+                    SELECT source_key, count(*) AS times FROM cache_resolution
+                    WHERE identity = $identity AND level IS NOT NULL
+                        AND day < $day AND day >= $day - to_days($window::INTEGER)
+                    GROUP BY source_key),
+                standing AS ({_STANDING}),
+                entries AS (
+                    SELECT {_ARCHIVE_COLUMNS} FROM standing WHERE identity = $identity
+                    QUALIFY row_number() OVER (PARTITION BY content_key ORDER BY day DESC) = 1)
+                SELECT entries.* FROM entries LEFT JOIN hits USING (source_key)
+                ORDER BY coalesce(times, 0) DESC, day DESC, content_key LIMIT $limit
+                """,  # noqa: S608 (our own names)
+                {
+                    "identity": identity,
+                    "day": self._day,
+                    "window": self._window_days,
+                    "limit": limit,
+                },
+            ).select(list(ENTRIES))
 
 
 def unanswered(connection: Connection, day: date) -> pl.DataFrame:
-    """Texts of the day that the cache missed: columns of MISSES, one row a text to be asked."""
+    """Texts of the day that the cache missed, or that are rechecked: columns of MISSES."""
     return connection.frame(
         """
-        SELECT r.tenant, r.taxonomy, c.identity, c.content_key, r.title, r.text
+        SELECT r.tenant, r.taxonomy, c.identity, c.content_key, r.title, r.text,
+            CASE WHEN c.level IS NULL THEN 'classification' ELSE 'audit' END AS purpose
         FROM cache_resolution c JOIN raw_reviews r USING (day, tenant, review_id)
-        WHERE c.day = ? AND NOT c.repeat AND c.level IS NULL
+        WHERE c.day = ? AND NOT c.repeat AND (c.level IS NULL OR c.audit)
         ORDER BY r.tenant, c.content_key
         """,
         [day],
@@ -230,7 +268,10 @@ def unanswered(connection: Connection, day: date) -> pl.DataFrame:
 
 
 def planned(connection: Connection, day: date) -> pl.DataFrame:
-    """The batch plan with each text: columns of PLAN, title, text."""
+    """The batch plan with each text: columns of PLAN, title, text.
+
+    Rechecks come last, so that a short budget goes to what has no answer at all.
+    """
     return connection.frame(
         """
         SELECT p.* EXCLUDE (day), r.title, r.text
@@ -238,7 +279,7 @@ def planned(connection: Connection, day: date) -> pl.DataFrame:
         JOIN cache_resolution c USING (day, tenant, identity, content_key)
         JOIN raw_reviews r USING (day, tenant, review_id)
         WHERE p.day = ? AND NOT c.repeat
-        ORDER BY p.batch_id, p.position
+        ORDER BY p.purpose = 'audit', p.batch_id, p.position
         """,
         [day],
     )
@@ -365,21 +406,24 @@ def is_blocked(connection: Connection, day: date) -> bool:
 def archive_answers(connection: Connection, day: date, texts: pl.DataFrame) -> int:
     """Replace what a day added to L3.
 
-    texts: identity, content_key, text (normalised). The model's own answers on tenant-days that
-    the gate let through are archived; derived answers never are.
+    texts: identity, content_key, text (normalised). What the model itself said, of misses and of
+    rechecked hits, is archived on tenant-days that the gate let through; derived answers never are.
     """
     with connection.transaction(), connection.view("texts", texts):
         connection.execute("DELETE FROM review_archive WHERE day = ?", [day])
         connection.execute(
             """
-            INSERT INTO review_archive
-            SELECT r.identity, r.content_key, r.day, r.tenant, r.review_id, r.category, t.text,
-                r.labels, r.model, r.request_id, v.verdict = 'passed'
-            FROM review_results r
+            INSERT INTO review_archive BY NAME
+            SELECT c.identity, c.content_key, c.day, c.tenant, c.review_id, r.category, t.text,
+                a.labels, a.model, a.request_id, v.verdict = 'passed' AS verified, c.asked, c.draw
+            FROM cache_resolution c
+            JOIN raw_reviews r USING (day, tenant, review_id)
             JOIN gate_verdicts v USING (day, tenant, taxonomy)
-            JOIN texts t USING (identity, content_key)
-            WHERE r.day = ? AND r.level = 'model' AND NOT r.repeat AND v.verdict <> 'failed'
-            ORDER BY r.identity, r.content_key
+            JOIN batch_classifications a ON a.day = c.day AND a.identity = c.identity
+                AND a.content_key = c.content_key
+            JOIN texts t ON t.identity = c.identity AND t.content_key = c.content_key
+            WHERE c.day = ? AND NOT c.repeat AND a.status = 'labelled' AND v.verdict <> 'failed'
+            ORDER BY c.identity, c.content_key
             """,
             [day],
         )
@@ -392,12 +436,15 @@ def archive_size(connection: Connection) -> int:
 
 
 def model_answered_texts(connection: Connection, day: date) -> pl.DataFrame:
-    """Texts that the model answered on a day: identity, content_key, title, text."""
+    """Texts that the model answered on a day: identity, content_key, category, title, text."""
     return connection.frame(
         """
-        SELECT a.identity, a.content_key, r.title, r.text
-        FROM review_results a JOIN raw_reviews r USING (day, tenant, review_id)
-        WHERE a.day = ? AND a.level = 'model' AND NOT a.repeat
+        SELECT c.identity, c.content_key, r.category, r.title, r.text
+        FROM cache_resolution c
+        JOIN raw_reviews r USING (day, tenant, review_id)
+        JOIN batch_classifications a ON a.day = c.day AND a.identity = c.identity
+            AND a.content_key = c.content_key
+        WHERE c.day = ? AND NOT c.repeat AND a.status = 'labelled'
         """,
         [day],
     )

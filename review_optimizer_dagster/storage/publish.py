@@ -14,6 +14,7 @@ _TABLES = (
     "published_results",
     "cost_rollups",
     "gate_verdicts",
+    "level_errors",
     "ledger_entries",
     "llm_requests",
     "quarantined_reviews",

@@ -35,6 +35,8 @@ CREATE TABLE IF NOT EXISTS batch_plan (
     taxonomy VARCHAR, identity VARCHAR, content_key VARCHAR, tier VARCHAR, complexity DOUBLE,
     tokens BIGINT
 );
+-- classification, or audit: a hit that is asked of the model all the same.
+ALTER TABLE batch_plan ADD COLUMN IF NOT EXISTS purpose VARCHAR;
 COMMENT ON TABLE batch_plan IS 'A text that the model is asked about, and its place in a batch.';
 
 CREATE TABLE IF NOT EXISTS batch_classifications (
@@ -69,6 +71,8 @@ CREATE TABLE IF NOT EXISTS cost_rollups (
     baseline_nanos BIGINT, saving DOUBLE, cost_per_1000_nanos BIGINT, requests BIGINT,
     held_nanos BIGINT
 );
+-- What of the cost the rechecks of hits took.
+ALTER TABLE cost_rollups ADD COLUMN IF NOT EXISTS audit_nanos BIGINT;
 COMMENT ON TABLE cost_rollups IS 'A tenant, taxonomy and day: reviews, spend and the baseline.';
 
 CREATE TABLE IF NOT EXISTS review_results (
@@ -119,6 +123,14 @@ CREATE TABLE IF NOT EXISTS withdrawn_entries (
 );
 COMMENT ON TABLE withdrawn_entries IS
     'An archived answer that a recheck contradicted: it and what came from it answer nothing more.';
+
+CREATE TABLE IF NOT EXISTS level_errors (
+    day DATE, identity VARCHAR, tenant VARCHAR, taxonomy VARCHAR, simulated BOOLEAN,
+    level VARCHAR, class VARCHAR, n BIGINT, disagreements BIGINT, lower DOUBLE, upper DOUBLE,
+    window_days BIGINT
+);
+COMMENT ON TABLE level_errors IS
+    'How often rechecks contradicted a cache level in the days up to this one, a class.';
 
 CREATE TABLE IF NOT EXISTS pattern_versions (
     day DATE, identity VARCHAR, version VARCHAR, taxonomy VARCHAR, rows BIGINT, archived BIGINT,

@@ -7,6 +7,7 @@ from decimal import Decimal
 from typing import Any, cast
 
 from review_optimizer_dagster.core.quality import overall, percentiles
+from review_optimizer_dagster.storage.rechecks import audit_counts
 from review_optimizer_dagster.storage.warehouse import Connection
 
 HIT_LEVELS = ("l1", "l2", "l3_exact", "l3_near", "l3_pattern")
@@ -56,6 +57,7 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
         """,
         day,
     )
+    audits = audit_counts(connection, day)
     simulated = results.pop("simulated")
     reviews = results["reviews"]
     return {
@@ -66,7 +68,9 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
         "unique": results["unique"],
         "hits": hits,
         **{key: results[key] for key in ("repeats", "misses", "labelled", "failed", "deferred")},
-        "audits": 0,
+        "audits": audits["audits"],
+        "audits_disagreed": audits["audits_disagreed"],
+        "audit_cost_usd": usd(audits["cost_nanos"]),
         "hit_rate": round(sum(hits.values()) / reviews, 6) if reviews else None,
         "this_run": {"requests": sent, "cost_usd": usd(int(str(sent_nanos)))},
         "llm": llm,

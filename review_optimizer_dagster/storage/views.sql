@@ -4,6 +4,7 @@
 CREATE OR REPLACE VIEW {out}.daily_costs AS
 SELECT day, tenant, taxonomy, simulated, reviews, hits, misses, deferred, requests,
     cost_nanos / 1e9 AS cost_usd,
+    audit_nanos / 1e9 AS audit_usd,
     held_nanos / 1e9 AS held_usd,
     avoided_nanos / 1e9 AS avoided_usd,
     baseline_nanos / 1e9 AS baseline_usd,
@@ -21,6 +22,7 @@ COMMENT ON COLUMN {out}.daily_costs.misses IS 'Reviews that went to the model: l
 COMMENT ON COLUMN {out}.daily_costs.deferred IS 'Reviews kept back by a spent budget.';
 COMMENT ON COLUMN {out}.daily_costs.requests IS 'Requests sent to the model, retries included.';
 COMMENT ON COLUMN {out}.daily_costs.cost_usd IS 'What the requests cost, in US dollars.';
+COMMENT ON COLUMN {out}.daily_costs.audit_usd IS 'Of it, what rechecking hits cost, in US dollars.';
 COMMENT ON COLUMN {out}.daily_costs.held_usd IS 'Worst case of requests whose outcome is unknown, in US dollars.';
 COMMENT ON COLUMN {out}.daily_costs.avoided_usd IS 'Estimate of what the hits would have cost, in US dollars.';
 COMMENT ON COLUMN {out}.daily_costs.baseline_usd IS 'One large model for every labelled review at $1.50 per 1,000.';
@@ -28,21 +30,42 @@ COMMENT ON COLUMN {out}.daily_costs.saving_share IS 'Share of the baseline that 
 COMMENT ON COLUMN {out}.daily_costs.usd_per_1000 IS 'Cost per 1,000 labelled reviews, in US dollars.';
 
 CREATE OR REPLACE VIEW {out}.cache_levels AS
-SELECT day, tenant, taxonomy, level, simulated,
+SELECT day, tenant, taxonomy, category, level, simulated,
     count(*) AS reviews,
-    count(*) / sum(count(*)) OVER (PARTITION BY day, tenant, taxonomy, simulated) AS share,
+    count(*) / sum(count(*)) OVER (
+        PARTITION BY day, tenant, taxonomy, category, simulated) AS share,
     count(*) FILTER (WHERE repeat) AS repeats
 FROM {out}.published_results
-GROUP BY day, tenant, taxonomy, level, simulated;
-COMMENT ON VIEW {out}.cache_levels IS 'Which level answered how many published reviews.';
+GROUP BY day, tenant, taxonomy, category, level, simulated;
+COMMENT ON VIEW {out}.cache_levels IS 'Which level answered how many published reviews, a category.';
 COMMENT ON COLUMN {out}.cache_levels.day IS 'UTC day of delivery.';
 COMMENT ON COLUMN {out}.cache_levels.tenant IS 'Whose reviews.';
 COMMENT ON COLUMN {out}.cache_levels.taxonomy IS 'Kind of document.';
-COMMENT ON COLUMN {out}.cache_levels.level IS 'l1, l2, l3_exact, l3_near: cache levels; model: the model itself; none: no label.';
+COMMENT ON COLUMN {out}.cache_levels.category IS 'Category as delivered.';
+COMMENT ON COLUMN {out}.cache_levels.level IS 'l1, l2, l3_exact, l3_near, l3_pattern: cache levels; model: the model itself; none: no label.';
 COMMENT ON COLUMN {out}.cache_levels.simulated IS 'True where a simulator answered.';
 COMMENT ON COLUMN {out}.cache_levels.reviews IS 'Published reviews.';
-COMMENT ON COLUMN {out}.cache_levels.share IS 'Share of the reviews of that day, tenant and taxonomy, 0 to 1.';
+COMMENT ON COLUMN {out}.cache_levels.share IS 'Share of the reviews of that day, tenant, taxonomy and category, 0 to 1.';
 COMMENT ON COLUMN {out}.cache_levels.repeats IS 'Of these, repeats of another review of the same day.';
+
+CREATE OR REPLACE VIEW {out}.cache_errors AS
+SELECT day, window_days, tenant, taxonomy, simulated, identity, level, class, n, disagreements,
+    disagreements / nullif(n, 0) AS share, lower, upper
+FROM {out}.level_errors;
+COMMENT ON VIEW {out}.cache_errors IS 'How often the model contradicted a cache level when its hits were rechecked at random.';
+COMMENT ON COLUMN {out}.cache_errors.day IS 'Last UTC day of the rechecks counted.';
+COMMENT ON COLUMN {out}.cache_errors.window_days IS 'How many days of rechecks are counted, up to that day.';
+COMMENT ON COLUMN {out}.cache_errors.tenant IS 'Whose reviews.';
+COMMENT ON COLUMN {out}.cache_errors.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.cache_errors.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.cache_errors.identity IS 'What the answers hold for: scope, taxonomy, prompt, model, normaliser.';
+COMMENT ON COLUMN {out}.cache_errors.level IS 'Cache level: l1, l2, l3_exact, l3_near or l3_pattern.';
+COMMENT ON COLUMN {out}.cache_errors.class IS 'Label that was served, as field=label; empty: the whole review, right in every field.';
+COMMENT ON COLUMN {out}.cache_errors.n IS 'Hits in the random sample of rechecks.';
+COMMENT ON COLUMN {out}.cache_errors.disagreements IS 'Of these, the model gave another label.';
+COMMENT ON COLUMN {out}.cache_errors.share IS 'disagreements / n.';
+COMMENT ON COLUMN {out}.cache_errors.lower IS 'Lower end of the exact two-sided 90 % interval of the share.';
+COMMENT ON COLUMN {out}.cache_errors.upper IS 'Upper end of it.';
 
 CREATE OR REPLACE VIEW {out}.published_labels AS
 SELECT day, tenant, taxonomy, category, review_id,

@@ -80,7 +80,7 @@ def test_ids_and_order_are_fixed_by_content_and_seed() -> None:
     found = misses(20).with_columns(identity=pl.lit("fixed"))
     plan, other = planned(found), planned(found, seed=1)
     assert plan["batch_id"].unique(maintain_order=True).to_list() == [
-        "014f4f931eaeb707263bd122",
+        "237a9b5759f5e9c463c7d09d",
         "36e78938b73bb0539b1163cf",
     ]
     assert plan["content_key"].to_list() != sorted(plan["content_key"])

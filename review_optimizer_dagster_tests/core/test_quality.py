@@ -10,13 +10,13 @@ from typing import Any
 import polars as pl
 import pytest
 
+from review_optimizer_dagster.bounds import clopper_pearson
 from review_optimizer_dagster.config import ServiceSettings
 from review_optimizer_dagster.core.quality import (
     RESULTS,
     VERDICTS,
     Validator,
     accuracy,
-    clopper_pearson,
     gate,
     labels_needed,
     overall,

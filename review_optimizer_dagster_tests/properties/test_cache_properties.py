@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import random
+from collections import Counter
 from datetime import date, timedelta
 
 import polars as pl
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from review_optimizer_dagster.config import CacheSettings
@@ -172,6 +173,92 @@ def test_levels_stay_in_their_bounds(
     assert l1.join(served, on=["identity", "content_key"], how="anti").is_empty()
     caused = hits.filter(pl.col("level").is_not_null())
     assert l2.join(caused, on=["identity", "source_key"], how="anti").is_empty()
+
+
+@settings(max_examples=60, deadline=None)
+@given(held, used, SIZES)
+def test_what_a_level_evicts_ranks_below_what_it_keeps(
+    archive: pl.DataFrame, hits: pl.DataFrame, sizes: CacheSettings
+) -> None:
+    """A smaller level is the better part of a larger one: nothing is evicted out of turn."""
+    roomy = sizes.model_copy(update={"l1_entries": 99, "l2_entries": 99})
+    all_l1, all_l2 = levels(hits, archive, roomy)
+    l1, l2 = levels(hits, archive, sizes)
+    assert l1.equals(all_l1.tail(sizes.l1_entries))
+    assert l2.equals(all_l2.head(sizes.l2_entries))
+
+
+@settings(max_examples=60, deadline=None)
+@given(held, used, st.integers(1, 3))
+def test_one_off_texts_displace_nothing_popular(
+    archive: pl.DataFrame, hits: pl.DataFrame, others: int
+) -> None:
+    """Answers that served one hit each leave L2 as it was where it is full of better ones."""
+    popular = levels(
+        hits.with_columns(times=pl.lit(2, pl.Int64)), archive, CacheSettings(window_days=9)
+    ).l2
+    full = CacheSettings(l2_entries=popular.height, window_days=9)
+    once = pl.DataFrame(
+        [
+            ("acme|real", f"one-off {i}", f"one-off {i}", f"text {i}", "A", 1.0, DAY)
+            for i in range(others)
+        ],
+        ENTRIES,
+        orient="row",
+    )
+    last = hits["day"].max() or DAY
+    noise = once.select(
+        "identity",
+        "content_key",
+        "source_key",
+        level=pl.lit("l3_exact"),
+        score=pl.lit(1.0),
+        times=pl.lit(1, pl.Int64),
+        day=pl.lit(last, pl.Date),
+    )
+    noisy = pl.concat([hits.with_columns(times=pl.lit(2, pl.Int64)), noise])
+    assert levels(noisy, pl.concat([archive, once]), full).l2.equals(popular)
+
+
+@settings(max_examples=60, deadline=None)
+@given(held, asked, used, SIZES, st.integers(0, 11))
+def test_a_purge_takes_along_every_descendant(
+    archive: pl.DataFrame, wanted: pl.DataFrame, hits: pl.DataFrame, sizes: CacheSettings, at: int
+) -> None:
+    """An entry that is gone answers at no level, and neither does what L1 and L2 had of it."""
+    assume(at < archive.height)
+    purged = archive[at].select("identity", "source_key")
+    left = archive.join(purged, on=["identity", "source_key"], how="anti")
+    derived = levels(hits, left, sizes)
+    everything = pl.concat([wanted, archive.select(CONTENTS.names())]).unique(
+        ["identity", "content_key"]
+    )
+    found = ReviewCache(sizes, *derived, FrameArchive(left)).resolve(everything)
+    for frame in (*derived, found):
+        assert frame.join(purged, on=["identity", "source_key"], how="semi").is_empty()
+
+
+@settings(max_examples=60, deadline=None)
+@given(held, asked, used, SIZES, st.sets(st.tuples(identities, st.sampled_from(["l2", "l3_near"]))))
+def test_what_is_off_answers_nothing_and_disturbs_nobody(
+    archive: pl.DataFrame,
+    wanted: pl.DataFrame,
+    hits: pl.DataFrame,
+    sizes: CacheSettings,
+    off: set[tuple[str, str]],
+) -> None:
+    """Only the near answers of the levels named change; the same cache counts what it gave."""
+    derived = levels(hits, archive, sizes)
+    before = ReviewCache(sizes, *derived, FrameArchive(archive)).resolve(wanted)
+    cache = ReviewCache(sizes, *derived, FrameArchive(archive), off)
+    after = cache.resolve(wanted)
+    for old, new in zip(before.iter_rows(named=True), after.iter_rows(named=True), strict=True):
+        near = new["level"] and new["level"] != "l1" and new["source_key"] != new["content_key"]
+        assert not near or (new["identity"], new["level"]) not in off
+        if not any(identity == old["identity"] for identity, _ in off):
+            assert old == new
+    answered = [(row["identity"], row["level"] or "miss") for row in after.iter_rows(named=True)]
+    assert {key: n for key, n in cache.counts.items() if key[1] != "vetoed"} == Counter(answered)
 
 
 @settings(max_examples=60, deadline=None)

@@ -1,0 +1,1 @@
+"""Tests of what may be one text, and what must not be taken for one."""
