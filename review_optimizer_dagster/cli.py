@@ -246,14 +246,20 @@ def explain_review(home: Home, options: argparse.Namespace) -> int:
 
 def _pattern_scores(home: Home, facts: dict[str, Any]) -> dict[str, tuple[str, float]]:
     """What the pattern that answered says of each field; empty where none did."""
-    from review_optimizer_dagster.text import normalise
-
     path = home.pattern_file(facts["pattern"][0]["version"]) if facts["pattern"] else None
     if path is None or not path.exists():
         return {}
-    from review_optimizer_dagster.learning.classifier import TextClassifier
+    from review_optimizer_dagster.learning.stack import StackedClassifier, load_pattern
+    from review_optimizer_dagster.text import normalise
 
-    judged = TextClassifier.load(path).judge([normalise(facts["title"], facts["text"])])
+    pattern, texts = load_pattern(path), [normalise(facts["title"], facts["text"])]
+    if isinstance(pattern, StackedClassifier):
+        from review_optimizer_dagster.defs.embedding import kept_only
+
+        vectors = kept_only(home, pattern.embedder_name, facts["content_key"])
+        judged = pattern.judge(texts, lambda _: vectors)
+    else:
+        judged = pattern.judge(texts)
     return {name: (each.labels[0], float(each.scores[0])) for name, each in judged.items()}
 
 

@@ -1,8 +1,9 @@
 """The batches, after the cache: how the misses are packed, what a batch asks, what a reply says.
 
 A batch holds one tenant, taxonomy, identity, model tier and purpose. Within such a group the
-batches are alike: nearly the same number of reviews and of tokens, so that none is left running at the end.
-The plan depends on the set of misses, the settings and the day, never on the order of the rows.
+batches are alike: nearly the same number of reviews and of tokens, so that none is left running at
+the end. The plan depends on the set of misses, the settings and the day, never on the order of the
+rows.
 """
 
 from __future__ import annotations
@@ -330,6 +331,7 @@ _TOO_MUCH = frozenset(
 )
 _UNEXPLAINED = frozenset({"400", "422"})
 _BUSY = frozenset({"408", "429", "503", "504", "529"})
+EMBEDDING = "embedding"  # kind of a journal record whose texts were embedded, and not classified
 _FINISH_REASONS = {"length": "truncated", "content_filter": "content_filter"}
 
 
@@ -342,7 +344,7 @@ class Reply:
     faults: Mapping[str, str]
     """Item id to what was wrong with its answer."""
     labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Item id to field to label, where the answer is valid."""
+    """Item id to field to label, where the answer is valid; an embedding has no field."""
     error: str | None = None
     model: str | None = None
     service_tier: str | None = None
@@ -396,6 +398,8 @@ def read_reply(record: Json) -> Reply:
     body = body if isinstance(body, dict) else {}
     if not 200 <= outcome["http_status"] < 300:
         return _read_error(asked, outcome, body)
+    if record["kind"] == EMBEDDING:
+        return _read_embeddings(asked, body)
     usage = _usage(body.get("usage"))
     answers = _read_answers(body, asked, record["fields"])
     notes = [f"{count} {fault}" for fault, count in Counter(answers.faults.values()).items()]
@@ -410,6 +414,23 @@ def read_reply(record: Json) -> Reply:
         cost_known=usage is not None,
         codes=frozenset([answers.reason] if answers.reason else []),
         exhausted_for=_exhausted_for(outcome["headers"]),
+    )
+
+
+def _read_embeddings(asked: Sequence[str], body: Json) -> Reply:
+    """What a response with embeddings says: no label, but what is to be paid for it."""
+    usage, data = body.get("usage"), body.get("data")
+    usage = _usage(usage | {"completion_tokens": 0}) if isinstance(usage, dict) else None
+    whole = isinstance(data, list) and len(data) == len(asked)
+    faults = {} if whole else dict.fromkeys(asked, "missing")
+    return Reply(
+        status="ok" if whole else "invalid",
+        faults=faults,
+        labels={item_id: {} for item_id in asked if whole},
+        error=None if whole else "the answer holds no embeddings",
+        model=_text(body.get("model")),
+        usage=usage,
+        cost_known=usage is not None,
     )
 
 

@@ -299,7 +299,7 @@ def classify(
     with journal.lock():
         records = journal.requests()
         before = read_requests(records, taxonomies, prices, generation)
-        _settle_budgets(before.requests, budgets)
+        settle_budgets(before.requests, budgets)
         labelled = before.answers.filter(pl.col("status") == "labelled").select(keys)
         asked = batches.join(labelled, on=keys, how="anti", maintain_order="left")
         run = _Run(
@@ -316,7 +316,7 @@ def classify(
     return Classified(deferred, tuple(run.request_ids))
 
 
-def _settle_budgets(requests: pl.DataFrame, budgets: Callable[[str], Budget]) -> None:
+def settle_budgets(requests: pl.DataFrame, budgets: Callable[[str], Budget]) -> None:
     """Settle what a run that was killed had no time to settle."""
     known = requests.filter(pl.col("status") != "unknown", pl.col("held_nanos") == 0)
     for (tenant,), paid in known.group_by("tenant", maintain_order=True):

@@ -37,7 +37,7 @@ LEDGER = pl.Schema(
         "taxonomy": pl.String(),
         "review_id": pl.String(),  # null: paid for, but the review is no longer in the partition
         "content_key": pl.String(),
-        "kind": pl.String(),  # that of the request (an 'audit' rechecks a hit); 'hit' or 'repeat'
+        "kind": pl.String(),  # the request's ('audit': of a hit; 'embedding'), 'hit' or 'repeat'
         "request_id": pl.String(),
         "level": pl.String(),
         "model": pl.String(),

@@ -25,7 +25,11 @@ from review_optimizer_dagster.core.batching import as_json
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from review_optimizer_dagster.learning.classifier import Judged, OutOfFold, TextClassifier
+    from review_optimizer_dagster.learning.stack import StackedClassifier
 
 STATUSES: Final = ("serving", "abstains", "cut out", "switched off")
 POOLED: Final = ""  # the category of a certificate for all categories without one of their own
@@ -82,8 +86,22 @@ _RECENT: Final = 500  # live answers of a region that may switch it off: weeks, 
 _KEY: Final = ["identity", "content_key", "version"]
 
 
-class Pattern(Protocol):
-    """A frozen classifier, as certificates see it."""
+NO_EMBEDDER: Final = "none"  # stands for the embedder's name where a pattern has one stage
+
+
+class Embeddings(Protocol):
+    """Where the second stage of a pattern has its vectors from."""
+
+    @property
+    def name(self) -> str:
+        """What decides the vectors."""
+
+    def of(self, texts: pl.DataFrame) -> NDArray[np.float32]:
+        """A vector a row of texts (tenant, content_key, text), (n, d); NaN where there is none."""
+
+
+class Frozen(Protocol):
+    """A trained classifier, as certificates see it."""
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -96,6 +114,10 @@ class Pattern(Protocol):
     @property
     def version(self) -> str:
         """A digest of everything that decides its answers."""
+
+
+class Pattern(Frozen, Protocol):
+    """A classifier that needs the texts alone."""
 
     def judge(self, texts: Sequence[str]) -> Mapping[str, Judged]:
         """By field, a label and a score for every text."""
@@ -157,7 +179,28 @@ def train(rows: pl.DataFrame, taxonomy: Taxonomy, settings: PatternSettings) -> 
     """
     from review_optimizer_dagster.learning.classifier import TextClassifier
 
-    targets = {
+    return TextClassifier.fit(rows["text"].to_list(), _targets(rows, taxonomy), settings.seed)
+
+
+def train_stacked(
+    rows: pl.DataFrame, taxonomy: Taxonomy, settings: PatternSettings, embeddings: Embeddings
+) -> StackedClassifier:
+    """Fit a pattern of two stages to rows as `train` takes them, with tenant."""
+    from review_optimizer_dagster.learning.stack import StackedClassifier
+
+    return StackedClassifier.fit(
+        rows["text"].to_list(),
+        _targets(rows, taxonomy),
+        embeddings.name,
+        lambda positions: embeddings.of(rows[list(positions)]),
+        settings.semantic_rows,
+        settings.seed,
+    )
+
+
+def _targets(rows: pl.DataFrame, taxonomy: Taxonomy) -> dict[str, list[str | None]]:
+    """The labels of each field, a row each."""
+    return {
         field.name: rows.select(
             _label_of(pl.col("labels"), field).replace_strict(
                 {label: label for label in field.labels}, default=None
@@ -167,7 +210,6 @@ def train(rows: pl.DataFrame, taxonomy: Taxonomy, settings: PatternSettings) -> 
         .to_list()
         for field in taxonomy.fields
     }
-    return TextClassifier.fit(rows["text"].to_list(), targets, settings.seed)
 
 
 def _label_of(labels: pl.Expr, field: LabelField) -> pl.Expr:
@@ -191,9 +233,25 @@ def _object(fragments: Sequence[pl.Expr]) -> pl.Expr:
 # --- evidence -------------------------------------------------------------------------------------
 
 
-def judge(classifier: Pattern, identity: str, texts: pl.DataFrame) -> pl.DataFrame:
-    """What a pattern would say of texts (content_key, category, text). Returns JUDGEMENTS."""
-    said = classifier.judge(texts["text"].to_list())
+def judge(
+    classifier: Pattern | StackedClassifier,
+    identity: str,
+    texts: pl.DataFrame,
+    embeddings: Embeddings | None = None,
+) -> pl.DataFrame:
+    """What a pattern would say of texts (content_key, category, text). Returns JUDGEMENTS.
+
+    One of two stages needs embeddings, and the tenant of each text.
+    """
+    from review_optimizer_dagster.learning.stack import StackedClassifier
+
+    bodies = texts["text"].to_list()
+    if not isinstance(classifier, StackedClassifier):
+        said = classifier.judge(bodies)
+    elif embeddings is not None:
+        said = classifier.judge(bodies, lambda positions: embeddings.of(texts[list(positions)]))
+    else:
+        raise ValueError(f"the pattern {classifier.version} needs embeddings")
     return pl.concat(
         [
             JUDGEMENTS.to_frame(),
@@ -248,7 +306,7 @@ def evidence(judgements: pl.DataFrame, references: pl.DataFrame) -> pl.DataFrame
 
 
 def certify(
-    evidence: pl.DataFrame, classifier: Pattern, max_error: float, settings: PatternSettings
+    evidence: pl.DataFrame, classifier: Frozen, max_error: float, settings: PatternSettings
 ) -> pl.DataFrame:
     """What a pattern may answer, from the evidence (EVIDENCE of one identity and this version).
 

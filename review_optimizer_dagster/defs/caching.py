@@ -1,6 +1,6 @@
 """What the cache answers, and what it learns of the day."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import date
 
 import dagster as dg
@@ -13,9 +13,10 @@ from review_optimizer_dagster.core.cache import (
     ReviewCache,
     levels,
 )
+from review_optimizer_dagster.defs.embedding import Maker, maker_of
 from review_optimizer_dagster.defs.metadata import share
 from review_optimizer_dagster.defs.partitions import DAILY
-from review_optimizer_dagster.defs.patterns import answer_misses, scopes
+from review_optimizer_dagster.defs.patterns import Held, answer_misses, patterns_held, scopes
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder, step, utc_now
 from review_optimizer_dagster.rechecks import PATTERN
 from review_optimizer_dagster.storage import partition
@@ -32,14 +33,6 @@ def normalised_texts(texts: pl.DataFrame) -> pl.DataFrame:
     ]
     normal = pl.Series("text", text, dtype=pl.String)
     return texts.select("identity", "content_key", "category", normal)
-
-
-def allowed_errors(home: Home, identities: Mapping[str, str]) -> dict[str, float]:
-    """Identity to the largest share of wrong reviews that all of its tenants allow."""
-    allowed: dict[str, float] = {}
-    for tenant, identity in identities.items():
-        allowed[identity] = min(allowed.get(identity, 1.0), home.tenant(tenant).max_error)
-    return allowed
 
 
 def resolve_new_texts(
@@ -62,59 +55,50 @@ def resolve_new_texts(
     sources = usage.select("identity", content_key="source_key")
     ranked = levels(usage, archive.exact(pl.concat([used, sources]).unique()), settings)
     sample = chance_sample(connection, day, settings.window_days)
-    wrong = rechecks.distrusted(sample, allowed_errors(home, identities))
+    allowed = {scope.identity: scope.max_error for scope in scopes(home, identities)}
+    wrong = rechecks.distrusted(sample, allowed)
     off = wrong.select("identity", "level").rows()
     cache = ReviewCache(settings, ranked.l1, ranked.l2, archive, off)
     return cache.resolve(texts)
 
 
-def resolve_day(
-    connection: Connection,
-    day: date,
-    home: Home,
-    identities: Mapping[str, str],
-    reviews: pl.DataFrame,
-    ask_cache: bool,
-) -> pl.DataFrame:
-    """What the cache says of a day's new texts, and which of its hits are rechecked.
+def new_texts(reviews: pl.DataFrame) -> pl.DataFrame:
+    """The texts that no earlier review of the day has, each once: tenant and `normalised_texts`.
 
-    reviews: rows of `partition.unresolved`; unasked, every text is a miss. Returns RESOLUTION with
-    bound, asked, draw and audit.
+    reviews: rows of `partition.unresolved`. The tenant is that of the first review with the text.
     """
     texts = reviews.filter(~pl.col("known")).unique(
         ["identity", "content_key"], keep="first", maintain_order=True
     )
-    unsure = {"bound": pl.lit(None, pl.Float64), "least": pl.lit(None, pl.Float64)}
-    if ask_cache:
-        normal = normalised_texts(texts)
-        known = resolve_new_texts(connection, day, home, identities, normal)
-        known = known.with_columns(**unsure)
-        known = with_patterns(connection, day, home, identities, normal, known)
-    else:
-        missed = [pl.lit(None, dtype).alias(name) for name, dtype in RESOLUTION.items()]
-        known = texts.select("identity", "content_key", *missed[2:]).with_columns(**unsure)
-    return with_rechecks(connection, day, home, reviews, known)
+    return normalised_texts(texts).with_columns(texts["tenant"])
+
+
+def all_missed(texts: pl.DataFrame) -> pl.DataFrame:
+    """RESOLUTION of a cache that is not asked."""
+    missed = [pl.lit(None, dtype).alias(name) for name, dtype in RESOLUTION.items()]
+    return texts.select("identity", "content_key", *missed[2:])
 
 
 def with_patterns(
-    connection: Connection,
-    day: date,
+    warehouse: Warehouse,
     home: Home,
-    identities: Mapping[str, str],
+    holds: Sequence[Held],
     texts: pl.DataFrame,
     known: pl.DataFrame,
+    maker: Maker | None,
 ) -> pl.DataFrame:
-    """Let the learned patterns answer what the levels before them missed.
+    """Let the learned patterns answer what the levels before them missed: adds bound and least.
 
-    texts: as `normalised_texts` gives them; known: RESOLUTION of them, with bound and least.
+    texts: as `new_texts` gives them; known: RESOLUTION of them; holds: what each scope's pattern
+    may answer.
     """
     key = ["identity", "content_key"]
+    known = known.with_columns(bound=pl.lit(None, pl.Float64), least=pl.lit(None, pl.Float64))
     missed = known.filter(pl.col("level").is_null()).select(key)
     rest = texts.join(missed, on=key, how="semi", maintain_order="left")
     answers = [
-        answer_misses(connection, day, home, scope, rest.filter(identity=scope.identity))
-        for scope in scopes(home, identities)
-        if home.settings.patterns.enabled
+        answer_misses(warehouse, home, held, rest.filter(identity=held.scope.identity), maker)
+        for held in holds
     ]
     if not answers:
         return known
@@ -137,6 +121,16 @@ def with_rechecks(
     return drawn.select(*RESOLUTION, "bound", "asked", "draw", "audit")
 
 
+def identities_of(
+    connection: Connection, day: date, home_folder: HomeFolder, engine: Engine
+) -> dict[str, str]:
+    """The identity that each of the day's tenants has its answers under."""
+    home, tenants = home_folder.home, partition.tenants(connection, day)
+    is_simulated = engine.simulated(home) and bool(tenants)
+    judge = engine.judge(home, home_folder.taxonomies(tenants)) if is_simulated else None
+    return engine.identities(home, tenants, judge)
+
+
 @dg.asset(
     deps=["raw_reviews"],
     partitions_def=DAILY,
@@ -156,21 +150,26 @@ def cache_resolution(
     """Resolve the day's new texts, each once; earlier resolutions of the day stand."""
     day = date.fromisoformat(context.partition_key)
     home = home_folder.home
-    with step("cache_resolution"), warehouse.open() as connection:
-        tenants = partition.tenants(connection, day)
-        judge = (
-            engine.judge(home, home_folder.taxonomies(tenants))
-            if engine.simulated(home) and tenants
-            else None
-        )
-        identities = engine.identities(home, tenants, judge)
-        partition.drop_stale_resolution(connection, day, identities, everything=engine.reclassify)
-        reviews = partition.unresolved(connection, day, identities)
-        known = resolve_day(
-            connection, day, home, identities, reviews, ask_cache=not engine.reclassify
-        )
-        new = partition.store_resolution(connection, day, reviews, known, utc_now())
-        counts = partition.resolution_counts(connection, day)
+    # Nobody else may resolve this day while the warehouse is closed in between.
+    with step("cache_resolution"), home_folder.journal(day) as journal, journal.lock():
+        maker = maker_of(home_folder, engine, journal)
+        with warehouse.open() as connection:
+            identities = identities_of(connection, day, home_folder, engine)
+            partition.drop_stale_resolution(
+                connection, day, identities, everything=engine.reclassify
+            )
+            reviews = partition.unresolved(connection, day, identities)
+            texts, holds = new_texts(reviews), []
+            if engine.reclassify:
+                known = all_missed(texts)
+            else:
+                known = resolve_new_texts(connection, day, home, identities, texts)
+                holds = patterns_held(connection, day, home, identities)
+        known = with_patterns(warehouse, home, holds, texts, known, maker)
+        with warehouse.open() as connection:
+            known = with_rechecks(connection, day, home, reviews, known)
+            new = partition.store_resolution(connection, day, reviews, known, utc_now())
+            counts = partition.resolution_counts(connection, day)
     hits = sum(n for level, n in counts.items() if level != "miss")
     return dg.MaterializeResult(
         metadata={

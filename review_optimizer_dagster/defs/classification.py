@@ -11,11 +11,11 @@ from review_optimizer_dagster import rechecks
 from review_optimizer_dagster.alerts.rules import Alert, contradicted_alert, distrusted_alert
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.batching import plan_batches
-from review_optimizer_dagster.core.classifier import ANSWERS, Readout, classify, read_requests
+from review_optimizer_dagster.core.classifier import ANSWERS, Readout, classify
 from review_optimizer_dagster.defs.alerting import note_alerts
-from review_optimizer_dagster.defs.caching import allowed_errors
 from review_optimizer_dagster.defs.metadata import table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
+from review_optimizer_dagster.defs.patterns import scopes
 from review_optimizer_dagster.defs.resources import (
     Engine,
     HomeFolder,
@@ -24,20 +24,13 @@ from review_optimizer_dagster.defs.resources import (
     step,
     utc_now,
 )
-from review_optimizer_dagster.storage import partition
+from review_optimizer_dagster.storage import learning, partition
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster.storage.rechecks import chance_sample, contradictions, judge
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.taxonomies import Taxonomy
 
 _TEXT = ["identity", "content_key"]
-
-
-def paid_for(
-    home_folder: HomeFolder, journal: DayJournal, taxonomies: Mapping[str, Taxonomy]
-) -> Readout:
-    """What the day's requests came to, read from the journal alone."""
-    return read_requests(journal.requests(), taxonomies, home_folder.prices(), journal.generation)
 
 
 @dg.asset(
@@ -63,7 +56,7 @@ def batch_plan(
         with warehouse.open() as connection:
             wanted = partition.unanswered(connection, day)
             taxonomies = home_folder.taxonomies(wanted["tenant"].unique().to_list())
-            pending = unlabelled(wanted, paid_for(home_folder, journal, taxonomies))
+            pending = unlabelled(wanted, home_folder.paid_for(journal, taxonomies))
             plan = plan_batches(pending, taxonomies, home_folder.home.settings.batches, day)
             partition.replace_plan(connection, day, plan)
     sizes = plan.group_by("batch_id").len()["len"]
@@ -99,9 +92,9 @@ def batch_classifications(
     with step("batch_classifications"), home_folder.journal(day) as journal, journal.lock():
         with warehouse.open() as connection:
             taxonomies = home_folder.taxonomies(partition.tenants(connection, day))
-        before = paid_for(home_folder, journal, taxonomies)
+        before = home_folder.paid_for(journal, taxonomies)
         deferred = send_rounds(home_folder, warehouse, engine, journal, taxonomies)
-        paid = paid_for(home_folder, journal, taxonomies)
+        paid = home_folder.paid_for(journal, taxonomies)
         with warehouse.open() as connection:
             answers = answers_for(partition.unanswered(connection, day), paid.answers, deferred)
             with connection.transaction():
@@ -161,7 +154,7 @@ def send_rounds(
     def asked(batches: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
         """What was kept back of these (ANSWERS), and what their answers took back (MISSES)."""
         deferred = send(home_folder, engine, journal, batches, taxonomies)
-        paid = paid_for(home_folder, journal, taxonomies)
+        paid = home_folder.paid_for(journal, taxonomies)
         with warehouse.open() as connection:
             taken_back = judge(connection, day, paid.answers)
             wanted = partition.unanswered(connection, day)
@@ -169,7 +162,7 @@ def send_rounds(
 
     with warehouse.open() as connection:
         planned = partition.planned(connection, day)
-    first, taken_back = asked(unlabelled(planned, paid_for(home_folder, journal, taxonomies)))
+    first, taken_back = asked(unlabelled(planned, home_folder.paid_for(journal, taxonomies)))
     if taken_back.is_empty():
         return first
     plan = plan_batches(taken_back, taxonomies, home_folder.home.settings.batches, day)
@@ -191,11 +184,11 @@ def report_rechecks(connection: Connection, home: Home, day: date) -> list[Alert
         contradicted_alert(day=day, **row)
         for row in contradictions(connection, day).rows(named=True)
     ]
-    identities = partition.resolved_identities(connection, day)
-    wrong = rechecks.distrusted(sample, allowed_errors(home, identities))
-    for tenant, identity in identities.items():
-        of_identity = wrong.filter(identity=identity).rows(named=True)
-        due += [distrusted_alert(tenant=tenant, **row) for row in of_identity]
+    own = scopes(home, learning.identities(connection, day))
+    wrong = rechecks.distrusted(sample, {scope.identity: scope.max_error for scope in own})
+    for scope in own:
+        of_scope = wrong.filter(identity=scope.identity).rows(named=True)
+        due += [distrusted_alert(tenant, **row) for tenant in scope.tenants for row in of_scope]
     return due
 
 

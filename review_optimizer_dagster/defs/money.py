@@ -1,19 +1,70 @@
 """Who owes what: every attempt and every hit, and the sums of a day. The gate does not stop it."""
 
+import logging
 from datetime import date
 
 import dagster as dg
 import polars as pl
 
+from review_optimizer_dagster.core.classifier import Readout
 from review_optimizer_dagster.core.costs import hit_entries, paid_entries, rollup
 from review_optimizer_dagster.defs.alerting import budget_alerts_due, note_alerts
-from review_optimizer_dagster.defs.classification import paid_for
 from review_optimizer_dagster.defs.metadata import share, table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.publishing import publish_blocked
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
 from review_optimizer_dagster.storage import partition
-from review_optimizer_dagster.storage.warehouse import Warehouse
+from review_optimizer_dagster.storage.journal import DayJournal
+from review_optimizer_dagster.storage.publish import publish_day, write_files
+from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
+
+
+def book_entries(connection: Connection, day: date, paid: Readout) -> int:
+    """Append what the ledger of a day does not have yet; returns how many entries were new."""
+    results = partition.assembled_results(connection, day)
+    entries = pl.concat(
+        [
+            paid_entries(paid.shares, paid.requests, results),
+            hit_entries(results, paid.shares, day, utc_now()),
+        ]
+    )
+    return partition.append_ledger(connection, day, entries)
+
+
+def book_sums(
+    log: logging.Logger, home_folder: HomeFolder, connection: Connection, day: date
+) -> pl.DataFrame:
+    """Sum a day's ledger into `cost_rollups`, and raise the budget alerts that it has reached."""
+    results = partition.assembled_results(connection, day)
+    ledger = partition.of_day(connection, "ledger_entries", day)
+    requests = partition.request_totals(connection, day)
+    rollups = (
+        rollup(ledger, results)
+        .join(requests, on=["tenant", "taxonomy", "simulated"], how="left")
+        .with_columns(pl.col("requests", "held_nanos").fill_null(0))
+    )
+    with connection.transaction():
+        connection.replace("cost_rollups", rollups, day)
+    kept_back = rollups.filter(pl.col("deferred") > 0).select("tenant", "simulated")
+    due = budget_alerts_due(
+        home_folder, rollups["tenant"].unique().sort().to_list(), kept_back.rows()
+    )
+    note_alerts(log, home_folder, connection, due)
+    return rollups
+
+
+def book_late(
+    log: logging.Logger, home_folder: HomeFolder, connection: Connection, journal: DayJournal
+) -> None:
+    """Book what was paid after the day's ledger was written, and publish the day with it."""
+    home, day = home_folder.home, journal.day
+    paid = home_folder.paid_for(journal, home_folder.taxonomies(partition.tenants(connection, day)))
+    with connection.transaction():
+        connection.replace("llm_requests", paid.requests, day)
+    book_entries(connection, day, paid)
+    book_sums(log, home_folder, connection, day)
+    publish_day(connection, day)
+    write_files(connection, home.published, day, home.settings.service.analytics_days)
 
 
 @dg.asset(
@@ -32,15 +83,8 @@ def tenant_ledger(
     day = date.fromisoformat(context.partition_key)
     with step("tenant_ledger"), home_folder.journal(day) as journal, warehouse.open() as connection:
         tenants = partition.tenants(connection, day)
-        paid = paid_for(home_folder, journal, home_folder.taxonomies(tenants))
-        results = partition.assembled_results(connection, day)
-        entries = pl.concat(
-            [
-                paid_entries(paid.shares, paid.requests, results),
-                hit_entries(results, paid.shares, day, utc_now()),
-            ]
-        )
-        new = partition.append_ledger(connection, day, entries)
+        paid = home_folder.paid_for(journal, home_folder.taxonomies(tenants))
+        new = book_entries(connection, day, paid)
         totals = partition.ledger_totals(connection, day)
     return dg.MaterializeResult(
         metadata={
@@ -67,21 +111,7 @@ def cost_rollups(
     """Sum the day's ledger, and raise the budget alerts that its spend has reached."""
     day = date.fromisoformat(context.partition_key)
     with step("cost_rollups"), warehouse.open() as connection:
-        results = partition.assembled_results(connection, day)
-        ledger = partition.of_day(connection, "ledger_entries", day)
-        requests = partition.request_totals(connection, day)
-        rollups = (
-            rollup(ledger, results)
-            .join(requests, on=["tenant", "taxonomy", "simulated"], how="left")
-            .with_columns(pl.col("requests", "held_nanos").fill_null(0))
-        )
-        with connection.transaction():
-            connection.replace("cost_rollups", rollups, day)
-        kept_back = rollups.filter(pl.col("deferred") > 0).select("tenant", "simulated")
-        due = budget_alerts_due(
-            home_folder, rollups["tenant"].unique().sort().to_list(), kept_back.rows()
-        )
-        note_alerts(context.log, home_folder, connection, due)
+        rollups = book_sums(context.log, home_folder, connection, day)
         publish_blocked(connection, home_folder.home, day)
     cost, baseline = int(rollups["cost_nanos"].sum()), int(rollups["baseline_nanos"].sum())
     reviews = int(rollups["reviews"].sum())

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
+from typing import TypeAlias
 
 import dagster as dg
 import polars as pl
@@ -14,13 +15,24 @@ from review_optimizer_dagster.config import CacheSettings, Home
 from review_optimizer_dagster.core import patterns
 from review_optimizer_dagster.core.cache import ENTRIES, ReviewCache
 from review_optimizer_dagster.defs.alerting import note_alerts
-from review_optimizer_dagster.defs.metadata import share, table
+from review_optimizer_dagster.defs.embedding import (
+    KeptEmbeddings,
+    Maker,
+    PaidMaker,
+    Purpose,
+    maker_of,
+)
+from review_optimizer_dagster.defs.metadata import share, table, usd
+from review_optimizer_dagster.defs.money import book_late
 from review_optimizer_dagster.defs.partitions import DAILY
-from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
+from review_optimizer_dagster.defs.resources import Engine, HomeFolder, step, utc_now
 from review_optimizer_dagster.learning.classifier import TextClassifier
+from review_optimizer_dagster.learning.stack import StackedClassifier, load_pattern
 from review_optimizer_dagster.storage import learning, partition
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.taxonomies import Taxonomy
+
+Trained: TypeAlias = TextClassifier | StackedClassifier
 
 
 @dataclass(frozen=True)
@@ -45,46 +57,103 @@ def scopes(home: Home, identities: Mapping[str, str]) -> list[Scope]:
     return found
 
 
-def answer_misses(
-    connection: Connection, day: date, home: Home, scope: Scope, texts: pl.DataFrame
-) -> pl.DataFrame:
-    """What a scope's pattern answers, under the certificates as of the day.
+@dataclass(frozen=True)
+class Held:
+    """What a scope's pattern may answer on a day, as the warehouse has it."""
 
-    texts: identity, content_key, category, text (normalised). Returns ANSWERED, and `least`: how
-    likely an answer is to be asked of the model all the same, at least.
+    scope: Scope
+    certificates: pl.DataFrame
+    known: int
+    """Texts that stand as its evidence."""
+
+
+def patterns_held(
+    connection: Connection, day: date, home: Home, identities: Mapping[str, str]
+) -> list[Held]:
+    """What the patterns of these tenants' scopes (tenant to identity) may answer on a day."""
+    if not home.settings.patterns.enabled:
+        return []
+    found = []
+    for scope in scopes(home, identities):
+        certificates = learning.certificates(connection, day, scope.identity)
+        serving = certificates.filter(status="serving")["version"]
+        known = (
+            learning.evidence_size(connection, scope.identity, serving[0]) if len(serving) else 0
+        )
+        found.append(Held(scope, certificates, known))
+    return found
+
+
+def loaded(home: Home, version: str, embedder: str) -> Trained | None:
+    """The pattern of a version; None where its file is gone, or it is of another embedder.
+
+    Without it the model answers, and the step that trains finds it gone and trains anew.
     """
-    certificates = learning.certificates(connection, day, scope.identity)
-    serving = certificates.filter(status="serving")
-    path = home.pattern_file(str(serving["version"][0])) if serving.height else None
-    # Without its file the model answers, and the step that trains finds it gone and trains anew.
-    if path is None or not path.exists() or texts.is_empty():
+    path = home.pattern_file(version)
+    pattern = load_pattern(path) if path.exists() else None
+    own = pattern.embedder_name if isinstance(pattern, StackedClassifier) else patterns.NO_EMBEDDER
+    return pattern if own == embedder else None
+
+
+def answer_misses(
+    warehouse: Warehouse, home: Home, held: Held, texts: pl.DataFrame, maker: Maker | None
+) -> pl.DataFrame:
+    """What a scope's pattern answers, under its certificates; the warehouse is closed meanwhile.
+
+    texts: tenant, identity, content_key, category, text (normalised). Returns ANSWERED, and
+    `least`: how likely an answer is to be asked of the model all the same, at least.
+    """
+    scope, serving = held.scope, held.certificates.filter(status="serving")
+    pattern = None
+    if serving.height and texts.height:
+        pattern = loaded(home, str(serving["version"][0]), embedder_of(maker))
+    if pattern is None:
         return patterns.ANSWERED.to_frame().with_columns(least=pl.lit(None, pl.Float64))
-    classifier = TextClassifier.load(path)
-    judged = patterns.judge(classifier, scope.identity, texts)
-    known = learning.evidence_size(connection, scope.identity, classifier.version)
-    missing = max(0, home.settings.patterns.evidence - known)
-    return patterns.answer(judged, certificates, scope.taxonomy).with_columns(
+    embeddings = embeddings_for(warehouse, scope, maker, "resolution")
+    judged = patterns.judge(pattern, scope.identity, texts, embeddings)
+    missing = max(0, home.settings.patterns.evidence - held.known)
+    return patterns.answer(judged, held.certificates, scope.taxonomy).with_columns(
         least=pl.lit(min(1.0, missing / texts.height))
     )
 
 
+def embedder_of(maker: Maker | None) -> str:
+    """The embedder that patterns must have been trained with to be used."""
+    return maker.name if maker else patterns.NO_EMBEDDER
+
+
+def embeddings_for(
+    warehouse: Warehouse, scope: Scope, maker: Maker | None, cause: str
+) -> KeptEmbeddings | None:
+    """The embeddings of a scope's texts; None where patterns have no second stage."""
+    purpose = Purpose(scope.identity, scope.taxonomy.name, cause)
+    return KeptEmbeddings(maker, warehouse, purpose) if maker else None
+
+
 def learn(
-    connection: Connection, day: date, home: Home, scope: Scope
+    warehouse: Warehouse, day: date, home: Home, scope: Scope, maker: Maker | None
 ) -> dict[str, str | int | float]:
-    """Train where it is due, take up new evidence, certify; returns what the UI shows of it."""
-    known = learning.references(connection, day, scope.identity, scope.taxonomy.ttl_days)
-    current = learning.newest_version(connection, day, scope.identity)
-    if current is not None and not home.pattern_file(current.version).exists():
-        current = None
-    trained_on = current.archived if current else None
-    if patterns.due(known.height, trained_on, home.settings.patterns):
-        current = train(connection, day, home, scope, known)
-    if current is None:
+    """Train where it is due, take up new evidence, certify; returns what the UI shows of it.
+
+    The warehouse is read, closed while a pattern is trained or judges, and written at the end.
+    """
+    settings = home.settings.patterns
+    with warehouse.open() as connection:
+        known = learning.references(connection, day, scope.identity, scope.taxonomy.ttl_days)
+        current = learning.newest_version(connection, day, scope.identity, embedder_of(maker))
+        pattern = loaded(home, current.version, embedder_of(maker)) if current else None
+        is_due = patterns.due(
+            known.height, current.archived if pattern and current else None, settings
+        )
+        rows = with_training_texts(connection, home, scope, known) if is_due else known.clear()
+    if is_due:
+        current, pattern = train(warehouse, day, home, scope, rows, known.height, maker)
+    if current is None or pattern is None:
         return _shown(scope, known, None, patterns.EVIDENCE.to_frame(), Counter())
-    classifier = TextClassifier.load(home.pattern_file(current.version))
-    evidence = take_evidence(connection, home, scope, classifier, known, current.day)
-    certificates = patterns.certify(evidence, classifier, scope.max_error, home.settings.patterns)
-    learning.replace_certificates(connection, day, scope.identity, certificates)
+    evidence = take_evidence(warehouse, home, scope, pattern, known, current.day, maker)
+    certificates = patterns.certify(evidence, pattern, scope.max_error, settings)
+    with warehouse.open() as connection:
+        learning.replace_certificates(connection, day, scope.identity, certificates)
     return _shown(scope, known, current, evidence, Counter(certificates["status"]))
 
 
@@ -102,38 +171,60 @@ def _shown(
         "version": current.version if current else "",
         "trained": str(current.day) if current else "",
         "trained_on": current.rows if current else 0,
+        "embedder": current.semantic if current else "",
+        "training_usd": usd(current.cost_nanos) if current else 0.0,
         "evidence": evidence["content_key"].n_unique(),
         "agreement": share(int(evidence["agrees"].sum()), evidence.height),
         **{status: statuses[status] for status in patterns.STATUSES},
     }
 
 
-def training_rows(known: pl.DataFrame, home: Home) -> pl.DataFrame:
-    """The newest references that are not held out, at most `max_rows`."""
+def with_training_texts(
+    connection: Connection, home: Home, scope: Scope, known: pl.DataFrame
+) -> pl.DataFrame:
+    """The newest references that are not held out, at most `max_rows`, with their texts."""
     settings = home.settings.patterns
     free = known.filter(~patterns.is_holdout(known["content_key"], settings.holdout))
-    return free.sort("day", "content_key").tail(settings.max_rows)
+    newest = free.sort("day", "content_key").tail(settings.max_rows)
+    return learning.with_texts(connection, scope.identity, newest)
 
 
 def train(
-    connection: Connection, day: date, home: Home, scope: Scope, known: pl.DataFrame
-) -> learning.Version:
-    """Train on what is not held out, and keep the weights and what it took."""
+    warehouse: Warehouse,
+    day: date,
+    home: Home,
+    scope: Scope,
+    rows: pl.DataFrame,
+    archived: int,
+    maker: Maker | None,
+) -> tuple[learning.Version, Trained]:
+    """Train on these rows (as `with_training_texts` gives them); keep weights and what it took."""
     began = time.perf_counter()
-    rows = learning.with_texts(connection, scope.identity, training_rows(known, home))
+    settings = home.settings.patterns
     rows = patterns.with_references(rows, scope.taxonomy)
-    classifier = patterns.train(rows, scope.taxonomy, home.settings.patterns)
-    home.pattern_file(classifier.version).parent.mkdir(parents=True, exist_ok=True)
-    classifier.save(home.pattern_file(classifier.version))
+    # Of one day and scope, trainings are told apart by the size of the archive.
+    embeddings = embeddings_for(warehouse, scope, maker, f"training on {archived} answers")
+    pattern: Trained = (
+        patterns.train_stacked(rows, scope.taxonomy, settings, embeddings)
+        if embeddings
+        else patterns.train(rows, scope.taxonomy, settings)
+    )
+    home.pattern_file(pattern.version).parent.mkdir(parents=True, exist_ok=True)
+    pattern.save(home.pattern_file(pattern.version))
     version = learning.Version(
         day=day,
-        version=classifier.version,
+        version=pattern.version,
         rows=rows.height,
-        archived=known.height,
+        archived=archived,
         seconds=round(time.perf_counter() - began, 3),
+        semantic=embedder_of(maker),
+        cost_nanos=embeddings.maker.cost(embeddings.purpose) if embeddings else 0,
     )
-    learning.add_version(connection, scope.identity, scope.taxonomy.identity, version, utc_now())
-    return version
+    with warehouse.open() as connection:
+        learning.add_version(
+            connection, scope.identity, scope.taxonomy.identity, version, utc_now()
+        )
+    return version, pattern
 
 
 class _TrainedOn:
@@ -173,12 +264,13 @@ def answered_before(
 
 
 def take_evidence(
-    connection: Connection,
+    warehouse: Warehouse,
     home: Home,
     scope: Scope,
-    classifier: TextClassifier,
+    pattern: Trained,
     known: pl.DataFrame,
     trained: date,
+    maker: Maker | None,
 ) -> pl.DataFrame:
     """All evidence of a version that still stands (EVIDENCE); what is new is judged and stored.
 
@@ -186,21 +278,25 @@ def take_evidence(
     """
     held_out = patterns.is_holdout(known["content_key"], home.settings.patterns.holdout)
     fair = known.filter(pl.col("fair") & (held_out | (pl.col("day") > trained)))
-    stored = learning.known_evidence(connection, scope.identity, classifier.version)
-    new = fair.join(stored, on="content_key", how="anti")
-    if stored.height:  # what is early and not stored was refused when the version was new
-        new = new.filter(pl.col("day") > trained)
-    new = learning.with_texts(connection, scope.identity, new)
-    early = new.filter(pl.col("day") <= trained)
-    if early.height:
-        rows = training_rows(known.filter(pl.col("day") <= trained), home)
-        rows = learning.with_texts(connection, scope.identity, rows)
-        near = answered_before(early, rows, scope.identity, home.settings.cache)
-        new = pl.concat([early.filter(~near), new.filter(pl.col("day") > trained)])
-    judged = patterns.judge(classifier, scope.identity, new)
+    late, early = pl.col("day") > trained, pl.col("day") <= trained
+    with warehouse.open() as connection:
+        stored = learning.known_evidence(connection, scope.identity, pattern.version)
+        new = fair.join(stored, on="content_key", how="anti")
+        if stored.height:  # what is early and not stored was refused when the version was new
+            new = new.filter(late)
+        new = learning.with_texts(connection, scope.identity, new)
+        is_first = not new.filter(early).is_empty()
+        before = known.filter(early) if is_first else known.clear()
+        rows = with_training_texts(connection, home, scope, before)
+    if is_first:
+        near = answered_before(new.filter(early), rows, scope.identity, home.settings.cache)
+        new = pl.concat([new.filter(early).filter(~near), new.filter(late)])
+    embeddings = embeddings_for(warehouse, scope, maker, "evidence")
+    judged = patterns.judge(pattern, scope.identity, new, embeddings)
     references = patterns.with_references(new, scope.taxonomy)
-    found = patterns.evidence(judged, references.with_columns(live=pl.col("day") > trained))
-    learning.add_evidence(connection, found)
+    found = patterns.evidence(judged, references.with_columns(live=late))
+    with warehouse.open() as connection:
+        learning.add_evidence(connection, found)
     standing = fair.select("content_key")
     return pl.concat([stored, found]).join(standing, on="content_key", how="semi")
 
@@ -216,21 +312,29 @@ def take_evidence(
     "anew when the archive has grown; `pattern_versions` has a row a training.",
 )
 def category_patterns(
-    context: dg.AssetExecutionContext, home_folder: HomeFolder, warehouse: Warehouse
+    context: dg.AssetExecutionContext,
+    home_folder: HomeFolder,
+    warehouse: Warehouse,
+    engine: Engine,
 ) -> dg.MaterializeResult[None]:
     """Learn from what the day added, and certify anew what may be served tomorrow."""
     day = date.fromisoformat(context.partition_key)
     home = home_folder.home
     if not home.settings.patterns.enabled:
         return dg.MaterializeResult(metadata={"enabled": False})
-    with step("category_patterns"), warehouse.open() as connection:
-        identities = learning.identities(connection, day)
-        learnt = [learn(connection, day, home, scope) for scope in scopes(home, identities)]
-        stopped = learning.switched_off(connection, day)
-        due = [pattern_alert(row["tenant"], day, row) for row in stopped.rows(named=True)]
-        note_alerts(context.log, home_folder, connection, due)
-        certificates = partition.of_day(connection, "pattern_certificates", day)
-        seconds = learning.training_seconds(connection, day)
+    with step("category_patterns"), home_folder.journal(day) as journal, journal.lock():
+        maker = maker_of(home_folder, engine, journal)
+        with warehouse.open() as connection:
+            identities = learning.identities(connection, day)
+        learnt = [learn(warehouse, day, home, scope, maker) for scope in scopes(home, identities)]
+        with warehouse.open() as connection:
+            if isinstance(maker, PaidMaker) and maker.has_sent:
+                book_late(context.log, home_folder, connection, journal)
+            stopped = learning.switched_off(connection, day)
+            due = [pattern_alert(row["tenant"], day, row) for row in stopped.rows(named=True)]
+            note_alerts(context.log, home_folder, connection, due)
+            certificates = partition.of_day(connection, "pattern_certificates", day)
+            seconds = learning.training_seconds(connection, day)
     return dg.MaterializeResult(
         metadata={
             "training_seconds": seconds,

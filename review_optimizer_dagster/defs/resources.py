@@ -15,7 +15,12 @@ from pydantic import Field
 
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.cache import Identity
-from review_optimizer_dagster.core.classifier import Endpoint, prompt_identity
+from review_optimizer_dagster.core.classifier import (
+    Endpoint,
+    Readout,
+    prompt_identity,
+    read_requests,
+)
 from review_optimizer_dagster.core.costs import Budget, PriceTable, State, load_prices, period_key
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.storage.journal import DayJournal, StateStore
@@ -23,6 +28,7 @@ from review_optimizer_dagster.taxonomies import Taxonomy
 from review_optimizer_dagster.text import NORMALISER_VERSION
 
 if TYPE_CHECKING:
+    from review_optimizer_dagster.learning.embeddings import EmbeddingEndpoint
     from review_optimizer_dagster.simulator.judge import Judge
 
 
@@ -83,6 +89,10 @@ class HomeFolder(dg.ConfigurableResource[Home]):
             yield state
         finally:
             state.close()
+
+    def paid_for(self, journal: DayJournal, taxonomies: Mapping[str, Taxonomy]) -> Readout:
+        """What a day's requests came to, read from the journal alone."""
+        return read_requests(journal.requests(), taxonomies, self.prices(), journal.generation)
 
     def taxonomies(self, tenants: list[str]) -> dict[str, Taxonomy]:
         """The taxonomies that these tenants use, by name."""
@@ -202,6 +212,22 @@ class Engine(dg.ConfigurableResource["Engine"]):
                 in_flight=settings.in_flight,
                 max_attempts=settings.max_attempts,
             )
+
+    @contextmanager
+    def embedding_endpoint(self, home: Home) -> Iterator[EmbeddingEndpoint]:
+        """The endpoint to embed with; a simulator lives as long as this block."""
+        from review_optimizer_dagster.learning.embeddings import EmbeddingEndpoint
+        from review_optimizer_dagster.simulator.judge import LexiconJudge
+        from review_optimizer_dagster.simulator.server import Simulator
+
+        engine, model = home.settings.engine, home.settings.patterns.embedding_model
+        limits = (engine.timeout_seconds, engine.max_attempts)
+        if not self.simulated(home):
+            url = home.settings.patterns.embedding_base_url
+            yield EmbeddingEndpoint(url, engine.api_key(), model, *limits)
+            return
+        with Simulator(LexiconJudge(), latency_seconds=self.latency_seconds) as simulator:
+            yield EmbeddingEndpoint(simulator.base_url, "simulated", model, *limits, simulated=True)
 
 
 def utc_now() -> datetime:

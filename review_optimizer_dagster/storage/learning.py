@@ -7,7 +7,7 @@ from datetime import date, datetime
 
 import polars as pl
 
-from review_optimizer_dagster.core.patterns import CERTIFICATES, EVIDENCE
+from review_optimizer_dagster.core.patterns import CERTIFICATES, EVIDENCE, NO_EMBEDDER
 from review_optimizer_dagster.storage.warehouse import Connection
 
 # Texts that no earlier level answered: what a pattern is asked about, and may be judged by.
@@ -25,6 +25,10 @@ class Version:
     archived: int
     """Of its scope when it was trained, with what was held out."""
     seconds: float
+    semantic: str
+    """The embedder's name; NO_EMBEDDER where there is no second stage."""
+    cost_nanos: int
+    """What the embeddings of the training cost."""
 
 
 def identities(connection: Connection, day: date) -> dict[str, str]:
@@ -41,9 +45,9 @@ def references(
 ) -> pl.DataFrame:
     """What the model or a human said of an identity's texts, as the archive stood on a day.
 
-    Returns content_key, day, category, labels (JSON, the model's), truth (JSON, a human's), draw,
-    and `fair`: whether no earlier level could answer the text and it is in the day's chance sample,
-    so that a pattern may be judged by it. One row a text: the last fair one, else the last.
+    Returns content_key, day, tenant, category, labels (JSON, the model's), truth (JSON, a human's),
+    draw, and `fair`: whether no earlier level could answer the text and it is in the day's chance
+    sample, so that a pattern may be judged by it. One row a text: the last fair one, else the last.
     """
     return connection.frame(
         f"""
@@ -52,7 +56,7 @@ def references(
             FROM cache_resolution
             WHERE identity = $identity AND day <= $day AND {_POPULATION}),
         least AS (SELECT day, min(asked) AS least FROM population GROUP BY day)
-        SELECT a.content_key, a.day, a.category, a.labels,
+        SELECT a.content_key, a.day, a.tenant, a.category, a.labels,
             coalesce(r.truth, '{{}}') AS truth, coalesce(p.draw, 0.0) AS draw,
             p.content_key IS NOT NULL AND p.draw < l.least AS fair
         FROM review_archive a
@@ -84,13 +88,16 @@ def with_texts(connection: Connection, identity: str, rows: pl.DataFrame) -> pl.
     return rows.join(texts, on="content_key", how="left", maintain_order="left")
 
 
-def newest_version(connection: Connection, day: date, identity: str) -> Version | None:
-    """The pattern of an identity as it stood on a day."""
+def newest_version(
+    connection: Connection, day: date, identity: str, semantic: str
+) -> Version | None:
+    """The pattern of an identity as it stood on a day; one of another embedder does not count."""
     rows = connection.frame(
-        "SELECT day, version, rows, archived, seconds FROM pattern_versions "
-        "WHERE identity = $identity AND day <= $day "
+        "SELECT day, version, rows, archived, seconds, coalesce(semantic, $none) AS semantic, "
+        "coalesce(cost_nanos, 0) AS cost_nanos FROM pattern_versions "
+        "WHERE identity = $identity AND day <= $day AND coalesce(semantic, $none) = $semantic "
         "ORDER BY day DESC, trained_at DESC LIMIT 1",
-        {"identity": identity, "day": day},
+        {"identity": identity, "day": day, "semantic": semantic, "none": NO_EMBEDDER},
     )
     return Version(**rows.row(0, named=True)) if rows.height else None
 
@@ -99,18 +106,30 @@ def add_version(
     connection: Connection, identity: str, taxonomy: str, version: Version, trained_at: datetime
 ) -> None:
     """Record a trained pattern; the same one trained again replaces its row."""
-    row = asdict(version) | {
-        "identity": identity,
-        "taxonomy": taxonomy,
-        "trained_at": trained_at,
-        "cost_nanos": 0,
-    }
+    row = asdict(version) | {"identity": identity, "taxonomy": taxonomy, "trained_at": trained_at}
     with connection.transaction():
         connection.execute(
             "DELETE FROM pattern_versions WHERE identity = $identity AND version = $version",
             {"identity": identity, "version": version.version},
         )
         connection.append("pattern_versions", pl.DataFrame([row]))
+
+
+def vectors(connection: Connection, embedder: str, texts: pl.DataFrame) -> pl.DataFrame:
+    """The kept vectors of texts (content_key): content_key, vector."""
+    with connection.view("wanted", texts.select("content_key").unique()):
+        return connection.frame(
+            "SELECT content_key, vector FROM text_embeddings SEMI JOIN wanted USING (content_key) "
+            "WHERE embedder = $embedder",
+            {"embedder": embedder},
+        )
+
+
+def add_vectors(connection: Connection, embedder: str, made: pl.DataFrame) -> int:
+    """Keep vectors (content_key, vector) that are not kept yet; returns how many were new."""
+    known = vectors(connection, embedder, made).select("content_key")
+    new = made.join(known, on="content_key", how="anti")
+    return connection.append("text_embeddings", new, embedder=embedder)
 
 
 def training_seconds(connection: Connection, day: date) -> float:

@@ -9,7 +9,7 @@ from datetime import date, datetime
 import polars as pl
 
 from review_optimizer_dagster.alerts.rules import Alert
-from review_optimizer_dagster.core.cache import ENTRIES, USAGE, valid_since
+from review_optimizer_dagster.core.cache import ENTRIES, POLICIES, USAGE, valid_since
 from review_optimizer_dagster.core.quality import RESULTS
 from review_optimizer_dagster.storage.warehouse import Connection
 
@@ -143,15 +143,6 @@ def store_resolution(
     return reviews.height
 
 
-def resolved_identities(connection: Connection, day: date) -> dict[str, str]:
-    """The identity under which each tenant's reviews of a day were resolved."""
-    rows = connection.rows(
-        "SELECT DISTINCT tenant, identity FROM cache_resolution WHERE day = ? ORDER BY tenant",
-        [day],
-    )
-    return {str(tenant): str(identity) for tenant, identity in rows}
-
-
 def resolution_counts(connection: Connection, day: date) -> dict[str, int]:
     """How many reviews of a day each level answered; `miss` for none.
 
@@ -184,6 +175,9 @@ _ARCHIVE_COLUMNS = (
     "identity, content_key, content_key AS source_key, text, labels, 1.0::DOUBLE AS score, day"
 )
 # What may answer on a day: given by then, not taken back by a recheck, and not too old.
+_NEAR_RANK = ", ".join(
+    f"{column} {'DESC' if larger else 'ASC'}" for column, larger in POLICIES["l3_near"].rank
+)
 _STANDING = """
     SELECT a.* FROM review_archive a
     ANTI JOIN withdrawn_entries USING (identity, content_key, request_id)
@@ -228,21 +222,24 @@ class WarehouseArchive:
             ).select(list(ENTRIES))
 
     def near(self, identity: str, limit: int) -> pl.DataFrame:
-        """The most useful entries of an identity: the most hits in the window, then the newest."""
+        """The most useful entries of an identity, as the level's policy ranks them."""
+        # Keys are ranked before any text is read: an archive may be ten times what is indexed.
         with self._connection.view("expiry", self._expiry):
             return self._connection.frame(
                 f"""
                 WITH hits AS (
-                    SELECT source_key, count(*) AS times FROM cache_resolution
+                    SELECT source_key AS content_key, count(*) AS times FROM cache_resolution
                     WHERE identity = $identity AND level IS NOT NULL
                         AND day < $day AND day >= $day - to_days($window::INTEGER)
                     GROUP BY source_key),
                 standing AS ({_STANDING}),
-                entries AS (
-                    SELECT {_ARCHIVE_COLUMNS} FROM standing WHERE identity = $identity
-                    QUALIFY row_number() OVER (PARTITION BY content_key ORDER BY day DESC) = 1)
-                SELECT entries.* FROM entries LEFT JOIN hits USING (source_key)
-                ORDER BY coalesce(times, 0) DESC, day DESC, content_key LIMIT $limit
+                best AS (
+                    SELECT content_key, max(day) AS day, coalesce(any_value(times), 0) AS times
+                    FROM standing LEFT JOIN hits USING (content_key)
+                    WHERE identity = $identity GROUP BY content_key
+                    ORDER BY {_NEAR_RANK} LIMIT $limit)
+                SELECT {_ARCHIVE_COLUMNS}, times FROM standing JOIN best USING (content_key, day)
+                WHERE identity = $identity ORDER BY {_NEAR_RANK}
                 """,  # noqa: S608 (our own names)
                 {
                     "identity": identity,

@@ -155,6 +155,12 @@ CREATE TABLE IF NOT EXISTS pattern_certificates (
 COMMENT ON TABLE pattern_certificates IS
     'The score from which a pattern may answer a label, and the bound of its error there.';
 
+-- A vector depends on the embedder's name and the text alone, so identities may share it. No text
+-- leaves its scope by it: it is found only by the key of the same text.
+CREATE TABLE IF NOT EXISTS text_embeddings (embedder VARCHAR, content_key VARCHAR, vector FLOAT[]);
+COMMENT ON TABLE text_embeddings IS
+    'What an embedder made of a text, so that nothing is embedded, or paid for, twice.';
+
 CREATE TABLE IF NOT EXISTS alerts (
     alert_id VARCHAR, kind VARCHAR, tenant VARCHAR, period VARCHAR, threshold BIGINT,
     severity VARCHAR, message VARCHAR, raised_at TIMESTAMPTZ, value BIGINT, "limit" BIGINT

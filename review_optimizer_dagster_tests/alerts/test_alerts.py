@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from datetime import UTC, date
+from datetime import UTC, date, timedelta
 from itertools import pairwise
 
 import pytest
@@ -12,6 +12,8 @@ from review_optimizer_dagster.alerts.channels import deliver
 from review_optimizer_dagster.alerts.rules import (
     Alert,
     budget_alerts,
+    contradicted_alert,
+    distrusted_alert,
     gate_alert,
     raise_once,
     raised,
@@ -120,6 +122,39 @@ def test_only_a_failed_gate_is_an_alert() -> None:
     other = alert("failed", "complaints")
     assert other is not None
     assert failed.alert_id != other.alert_id
+
+
+def test_a_contradicted_entry_is_told_once_a_tenant_and_day() -> None:
+    """It says how many published labels are in doubt, and what to do about them."""
+    day = date(2026, 11, 22)
+
+    def alert(day: date = day, tenant: str = "acme", entry: str = "e1", answered: int = 7) -> Alert:
+        return contradicted_alert(tenant, day, "i", entry, "l2", 1, answered)
+
+    found = alert()
+    assert (found.kind, found.period, found.value) == ("recheck", "2026-11-22", 7)
+    for part in ("acme", "e1", "l2", "7 reviews of earlier days", "--reclassify"):
+        assert part in found.message
+    assert alert(answered=9).alert_id == found.alert_id
+    others = [alert(day + timedelta(days=1)), alert(tenant="bolt"), alert(entry="e2")]
+    assert len({each.alert_id for each in (found, *others)}) == 4
+
+
+def test_a_level_that_is_off_is_told_once_for_as_long_as_it_stays_off() -> None:
+    """While it is off there are no new rechecks; with new ones it is news again."""
+    day = date(2026, 11, 22)
+
+    def alert(last: date = day, level: str = "l3_near", n: int = 40) -> Alert:
+        return distrusted_alert("acme", "i", level, last, 9, n, 0.0712, 0.03)
+
+    found = alert()
+    assert (found.kind, found.severity, found.period) == ("recheck", "critical", "2026-11-22")
+    assert (found.value, found.limit, found.threshold) == (71_200, 30_000, 3)
+    for part in ("acme", "l3_near", "9 of 40", "7.12 %", "3.00 %"):
+        assert part in found.message
+    assert alert(n=50).alert_id == found.alert_id
+    others = [alert(day + timedelta(days=1)), alert(level="l2")]
+    assert len({each.alert_id for each in (found, *others)}) == 3
 
 
 def test_alerts_reach_the_log_at_their_severity(caplog: pytest.LogCaptureFixture) -> None:

@@ -36,6 +36,7 @@ RULES: Final[tuple[Rule, ...]] = ("one-look", "anytime")
 DRAWINGS: Final = ("uniform", "targeted")
 BUDGETS: Final = (3_000, 5_000)  # audits
 HEADLINE: Final = {0.05: 3_000, 0.03: 3_000, 0.02: 5_000, 0.01: 5_000}  # max_error to audits
+_UNIT: Final = 5_000  # reviews that costs are told for
 _BLOCK: Final = 100  # seeds at a time: keeps the working set small
 _GRAIN: Final = 10  # audits of a label: thresholds are proposed once for numbers that are so near
 
@@ -71,6 +72,8 @@ class Stage:
     train_seconds: float
     judge_seconds: float
     note: str = ""
+    embedded: int = 0
+    """Traffic rows that had an embedding."""
 
     @classmethod
     def trained(
@@ -113,9 +116,10 @@ class Stage:
         judged = pattern.judge(traffic["content"].to_list(), lambda at: vectors.of(traffic[at]))
         seconds = trained - began, time.perf_counter() - trained
         said = Traffic.of(judged[name], traffic)
-        of_traffic = f"{embedded:,} archive and {vectors.found - embedded:,} traffic rows embedded"
-        note = f"{vectors.name}: {of_traffic} in {vectors.seconds:.0f} s"
-        return cls("with embeddings", pattern, said, settings, rows.height, *seconds, note)
+        of_traffic = vectors.found - embedded
+        note = f"{vectors.name}: {embedded:,} archive and {of_traffic:,} traffic rows embedded"
+        size = rows.height
+        return cls("with embeddings", pattern, said, settings, size, *seconds, note, of_traffic)
 
     def certified(
         self, max_error: float, rule: Rule, drawing: str, audits: int, seeds: int
@@ -477,6 +481,23 @@ def first_seen(
         **found,
         "first_seen_stages": [stage.as_json() for stage in stages],
         "baselines": baselines(archive, traffic),
+        "second_stage": _added(found["first_seen"], stages[-1], vectors) if vectors else {},
+    }
+
+
+def _added(
+    headlines: Mapping[str, Mapping[str, Any]], stage: Stage, vectors: Vectors
+) -> dict[str, dict[str, Any]]:
+    """By max_error, of 5,000 reviews: how many more the second stage serves, and what it takes."""
+    share = _UNIT / len(stage.traffic.labels)
+    each = vectors.seconds_each
+    return {
+        max_error: {
+            "more_served": (found["second_stage"]["reached"] - found["reached"]) * _UNIT,
+            "embedded": stage.embedded * share,
+            "seconds": None if each is None else each * stage.embedded * share,
+        }
+        for max_error, found in headlines.items()
     }
 
 

@@ -15,6 +15,7 @@ import json
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final
 
@@ -22,9 +23,11 @@ import polars as pl
 from rich.console import Console
 
 from review_optimizer_dagster_tests.benchmarks.labelled import read_labelled, sample_rows
+from review_optimizer_dagster_tests.benchmarks.vectors import Vectors
 
 PARTS: Final = ("first-seen", "daily-feed", "stream", "documents")
 MAX_ERRORS: Final = (0.05, 0.03, 0.02, 0.01)
+SYNTHETIC: Final = "built-in sample, SYNTHETIC texts"
 DEFAULT_MAX_ERROR: Final = 0.03
 _SAMPLE_ARCHIVE: Final = 9_000
 _SAMPLE_TRAFFIC: Final = 5_000
@@ -70,7 +73,7 @@ def archive_and_traffic(options: argparse.Namespace) -> tuple[pl.DataFrame, pl.D
     if options.reviews is None and options.archive is None and options.traffic is None:
         archive = sample_rows(_SAMPLE_ARCHIVE)
         traffic = sample_rows(_SAMPLE_TRAFFIC, first=_SAMPLE_ARCHIVE)
-        return archive, traffic, "built-in sample, SYNTHETIC texts"
+        return archive, traffic, SYNTHETIC
     parts = {}
     if options.reviews is not None:
         rows = read_labelled(options.reviews)
@@ -103,10 +106,8 @@ def main() -> None:
 
 def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
     """The figures of the parts that are asked for, each printed as soon as it is there."""
-    from review_optimizer_dagster_tests.benchmarks import first_seen, savings_tables, streams
+    from review_optimizer_dagster_tests.benchmarks import first_seen, savings_tables
     from review_optimizer_dagster_tests.benchmarks.daily_feed import FeedPlan, daily_feed
-    from review_optimizer_dagster_tests.benchmarks.documents import documents
-    from review_optimizer_dagster_tests.benchmarks.vectors import Vectors
 
     began = time.perf_counter()
 
@@ -124,23 +125,51 @@ def measure(options: argparse.Namespace, console: Console) -> dict[str, Any]:
         figures |= first_seen.first_seen(archive, traffic, MAX_ERRORS, options.seeds, vectors, note)
         savings_tables.show_first_seen(console, figures)
     if "stream" in options.only:
-        rows = read_labelled(options.stream) if options.stream else streams.sample_stream()
-        found = streams.stream(rows.drop("part", strict=False), options.max_error, 0, note)
-        figures["stream"] = found
-        savings_tables.show_stream(console, found)
+        figures["stream"] = stream(options, note)
+        savings_tables.show_stream(console, figures["stream"])
     if "documents" in options.only:
-        figures["documents"] = {}
-        if not options.documents:
-            note("documents: skipped, no --documents FILE given")
-        for path in options.documents:
-            note(f"documents: {path.name}")
-            figures["documents"][path.stem] = documents(path, MAX_ERRORS, options.seeds, 0)
+        figures["documents"] = documents(options, note)
         savings_tables.show_documents(console, figures["documents"])
     if "daily-feed" in options.only:
         plan = FeedPlan(redelivered=options.redelivered, max_error=options.max_error)
         figures |= daily_feed(archive, traffic, plan, note)
         savings_tables.show_daily_feed(console, figures)
+    if figures.get("second_stage"):
+        price(figures)
+        savings_tables.show_second_stage(console, figures["second_stage"])
     return figures
+
+
+def stream(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str, Any]:
+    """The duplicate-heavy stream of the file, or of the sample."""
+    from review_optimizer_dagster_tests.benchmarks import streams
+
+    if options.stream is None:
+        rows, texts = streams.sample_stream(), SYNTHETIC
+    else:
+        rows, texts = read_labelled(options.stream), options.stream.stem
+    found = streams.stream(rows.drop("part", strict=False), options.max_error, 0, note)
+    return {"texts": texts, **found}
+
+
+def documents(options: argparse.Namespace, note: Callable[[str], None]) -> dict[str, Any]:
+    """The other kinds of documents, by file."""
+    from review_optimizer_dagster_tests.benchmarks import documents as kinds
+
+    if not options.documents:
+        note("documents: skipped, since no --documents FILE was given")
+    found = {}
+    for path in options.documents:
+        note(f"documents: {path.name}")
+        found[path.stem] = kinds.documents(path, MAX_ERRORS, options.seeds, 0)
+    return found
+
+
+def price(figures: dict[str, Any]) -> None:
+    """What the second stage saves, at what a review cost that the daily feed's model answered."""
+    if setup := figures.get("daily_feed_setup"):
+        for cell in figures["second_stage"].values():
+            cell["saved_usd"] = cell["more_served"] * setup["before_usd"] / setup["archived"]
 
 
 if __name__ == "__main__":

@@ -46,6 +46,11 @@ class Vectors:
 
         return cls({}, LocalEmbedder())
 
+    @property
+    def seconds_each(self) -> float | None:
+        """Seconds that one embedding took; None where they come from a file."""
+        return self.seconds / self.found if self._embedder and self.found else None
+
     def most_rows(self, settings: PatternSettings) -> int:
         """How many training rows may be asked for; a file answers what it has of any."""
         return settings.semantic_rows if self._embedder else 1_000_000_000

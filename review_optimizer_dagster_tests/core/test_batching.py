@@ -69,6 +69,17 @@ def test_a_batch_holds_one_tenant_taxonomy_and_identity() -> None:
     assert plan["content_key"].n_unique() == 90
 
 
+def test_rechecks_travel_by_themselves() -> None:
+    """Their cost is booked as that of audits, which a batch shared with misses could not be."""
+    found = misses(60).with_columns(
+        purpose=pl.when(pl.int_range(60) < 25).then(pl.lit("audit")).otherwise("purpose")
+    )
+    plan = planned(found)
+    assert plan.group_by("batch_id").agg(pl.col("purpose").n_unique())["purpose"].max() == 1
+    counts = dict(plan.group_by("purpose").len().iter_rows())
+    assert counts == {"audit": 25, "classification": 35}
+
+
 def test_the_plan_does_not_depend_on_the_order_of_the_rows() -> None:
     """The same day planned again must give the same batches, whatever storage's order."""
     found = misses(200)
@@ -81,7 +92,7 @@ def test_ids_and_order_are_fixed_by_content_and_seed() -> None:
     plan, other = planned(found), planned(found, seed=1)
     assert plan["batch_id"].unique(maintain_order=True).to_list() == [
         "237a9b5759f5e9c463c7d09d",
-        "36e78938b73bb0539b1163cf",
+        "7cc72518ba3f52dcac25cd61",
     ]
     assert plan["content_key"].to_list() != sorted(plan["content_key"])
     assert plan["content_key"].to_list() != other["content_key"].to_list()

@@ -106,6 +106,7 @@ def test_a_run_labels_every_miss_and_books_every_request(tmp_path: Path) -> None
     assert set(ran.request_ids) == set(requests["request_id"]) == set(answers["request_id"])
     assert {asked.request_id for asked in endpoint.asked} == set(ran.request_ids)
     assert requests["status"].to_list() == ["ok"] * 8
+    assert set(requests["kind"]) == {"classification"}
     assert requests["reviews"].sum() == requests["answered"].sum() == shares.height == 100
     # 1,000 tokens in at $0.10 and 100 out at $0.50 a million.
     assert requests["cost_nanos"].to_list() == [150_000] * 8
@@ -114,6 +115,40 @@ def test_a_run_labels_every_miss_and_books_every_request(tmp_path: Path) -> None
     assert made.progress[0] == (0, 100)
     assert made.progress[-1] == (100, 100)
     assert sorted(made.progress) == made.progress
+
+
+def test_embeddings_are_booked_and_answer_nothing() -> None:
+    """What a vector costs is part of the ledger; what it says is no label of any text."""
+    data = [{"index": at, "embedding": [1.0, 0.0]} for at in range(3)]
+    usage = {"prompt_tokens": 1_000, "total_tokens": 1_000}
+    body = {"data": data, "model": "text-embedding-3-small", "usage": usage}
+    changes: dict[str, Any] = {"kind": "embedding", "fields": {}, "attempts_left": 0}
+    changes |= {"model": "text-embedding-3-small", "batch_id": None}
+
+    def embedding(name: str, answer: Answer | None) -> dict[str, Any]:
+        return record(name, ["a", "b", "c"], answer, **changes)
+
+    made = read(
+        embedding("paid", Answer(body=json.dumps(body))),
+        embedding("short", Answer(body=json.dumps(body | {"data": data[:1]}))),
+        embedding("untold", Answer(body=json.dumps({"data": data}))),
+        embedding("refused", Answer(400, '{"error": {"message": "no"}}')),
+        embedding("unknown", None),
+    )
+    assert made.answers.is_empty()
+    requests = made.requests.select("status", "answered", "cost_nanos", "held_nanos").rows()
+    # 1,000 tokens at $0.02 a million.
+    assert requests == [
+        ("ok", 3, 20_000, 0),
+        ("invalid", 0, 20_000, 0),
+        ("ok", 3, 0, 999),
+        ("http_error", 0, 0, 0),
+        ("unknown", 0, 0, 999),
+    ]
+    assert set(made.requests["kind"]) == {"embedding"}
+    paid = made.shares.filter(request_id="paid")
+    assert paid["content_key"].to_list() == ["a", "b", "c"]
+    assert paid["cost_nanos"].sum() == 20_000
 
 
 def in_flight(made: Bench, plan: pl.DataFrame) -> list[int]:

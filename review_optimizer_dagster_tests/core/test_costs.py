@@ -426,21 +426,24 @@ def test_the_rollup_counts_every_review_once_and_keeps_simulated_money_apart() -
     )
     real = _requests({"request_id": "q1", "cost_nanos": 900})
     simulated = _requests({"request_id": "q2", "cost_nanos": 70, "simulated": True})
+    audit = _requests({"request_id": "q3", "cost_nanos": 5, "kind": "audit"})
     ledger = pl.concat(
         [
             paid_entries(_shares(("q1", "a", 900)), real, results),
             paid_entries(_shares(("q2", "a", 70)), simulated, results),
+            paid_entries(_shares(("q3", "b", 5)), audit, results),
             hit_entries(results, _shares(), TODAY, NOON),
         ]
     )
     billed, demo = rollup(ledger, results).rows(named=True)
     assert (billed["reviews"], billed["hits"], billed["misses"], billed["deferred"]) == (5, 2, 2, 1)
-    assert billed["cost_nanos"] == 900
+    # A rechecked hit stays a hit, and avoided what it avoided; its recheck is paid for.
+    assert (billed["cost_nanos"], billed["audit_nanos"], demo["audit_nanos"]) == (905, 5, 0)
     assert billed["avoided_nanos"] == 2 * BASELINE_NANOS_PER_REVIEW
     # Of the three that have labels: what nobody answered saved nothing.
     assert billed["baseline_nanos"] == 3 * BASELINE_NANOS_PER_REVIEW
-    assert billed["saving"] == pytest.approx(1 - 900 / 4_500_000)
-    assert billed["cost_per_1000_nanos"] == 300_000
+    assert billed["saving"] == pytest.approx(1 - 905 / 4_500_000)
+    assert billed["cost_per_1000_nanos"] == 301_667
     assert (demo["simulated"], demo["reviews"], demo["cost_nanos"]) == (True, 0, 70)
     assert demo["saving"] is None
     assert demo["cost_per_1000_nanos"] is None

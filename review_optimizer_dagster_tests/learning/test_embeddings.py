@@ -14,9 +14,12 @@ import pytest
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.learning.embeddings import (
     EmbeddingEndpoint,
+    EmbeddingIntent,
     EmbeddingRequest,
     EndpointEmbedder,
     LocalEmbedder,
+    endpoint_name,
+    read_vectors,
     shortened,
 )
 from review_optimizer_dagster_tests.scripted_endpoint import (
@@ -64,9 +67,9 @@ class Asking:
         self.slept: list[float] = []
         self.problem: str | None = None
 
-    def may_send(self, most_tokens: int) -> bool:
-        self.bounds.append(most_tokens)
-        return len(self.bounds) <= self.allowed
+    def admit(self, intent: EmbeddingIntent) -> str | None:
+        self.bounds.append(intent.most_tokens)
+        return f"embedding-{len(self.bounds)}" if len(self.bounds) <= self.allowed else None
 
     def embed(
         self, texts: Sequence[str], *, redacts: bool = False, key: str = KEY, timeout: float = 10.0
@@ -75,10 +78,10 @@ class Asking:
             embedder = EndpointEmbedder(
                 EmbeddingEndpoint(self.endpoint.base_url, key, "embed-small", timeout, 3),
                 paid=self.records.append,
-                may_send=self.may_send,
+                admit=self.admit,
                 redacts=redacts,
                 sleep=self.slept.append,
-                now=lambda: NOON + timedelta(seconds=len(self.bounds)),
+                now=lambda: NOON + timedelta(seconds=len(self.bounds) + 1),
             )
             return embedder.embed(texts)
 
@@ -109,7 +112,7 @@ def test_every_request_is_told_before_its_vectors_are_used() -> None:
         EndpointEmbedder(
             EmbeddingEndpoint(asking.endpoint.base_url, KEY, "embed-small"),
             paid=journal,
-            may_send=lambda _: True,
+            admit=lambda _: "embedding-1",
             redacts=True,
         ).embed(["one", "two"])
     (record,) = asking.records
@@ -117,6 +120,20 @@ def test_every_request_is_told_before_its_vectors_are_used() -> None:
     assert (record.status, record.http_status) == ("ok", 200)
     assert record.latency_ms > 0
     assert record.request_id == asking.endpoint.asked[0].request_id
+
+
+def test_what_came_back_holds_the_vectors() -> None:
+    """A run that was killed after paying must find what it paid for."""
+    asking = Asking([error(500)])
+    vectors = asking.embed(["one", "two"])
+    failed, answered = (record.outcome for record in asking.records)
+    assert (failed["http_status"], failed["failure"]) == (500, None)
+    assert (answered["http_status"], answered["maybe_sent"]) == (200, True)
+    found = read_vectors(answered["body"], 2)
+    assert found is not None
+    assert (found == vectors).all(), "bit for bit"
+    assert json.loads(answered["body"])["usage"]["prompt_tokens"] == 14
+    assert read_vectors(failed["body"], 2) is None
 
 
 def test_a_spent_budget_stops_with_what_there_is() -> None:
@@ -240,7 +257,7 @@ def test_nobody_listening_is_not_billed() -> None:
     vectors = EndpointEmbedder(
         EmbeddingEndpoint(base_url, KEY, "embed-small", max_attempts=1),
         paid=asking.records.append,
-        may_send=lambda _: True,
+        admit=lambda _: "embedding-1",
         redacts=False,
     ).embed(["one"])
     assert np.isnan(vectors).all()
@@ -314,7 +331,7 @@ def test_the_name_tells_what_decides_the_vectors() -> None:
 
     def name(model: str, base_url: str, redacts: bool) -> str:
         endpoint = EmbeddingEndpoint(base_url, KEY, model)
-        return EndpointEmbedder(endpoint, paid=print, may_send=lambda _: True, redacts=redacts).name
+        return EndpointEmbedder(endpoint, paid=print, admit=print, redacts=redacts).name
 
     names = {
         name("small", "https://one.example/v1", False),
@@ -326,6 +343,8 @@ def test_the_name_tells_what_decides_the_vectors() -> None:
     # A loopback endpoint has another port in every run.
     ports = {name("small", f"http://127.0.0.1:{port}/v1", False) for port in (1, 2)}
     assert len(ports) == 1
+    real = name("small", "http://127.0.0.1:1/v1", False)
+    assert real != endpoint_name("small", "http://127.0.0.1:1/v1", redacts=False, simulated=True)
 
 
 def test_the_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

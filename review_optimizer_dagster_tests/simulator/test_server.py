@@ -476,3 +476,50 @@ def test_is_light_to_import() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def embed(simulator: Simulator, texts: Any, **more: Any) -> tuple[int, dict[str, Any]]:
+    data = json.dumps({"model": "text-embedding-3-small", "input": texts, **more}).encode()
+    headers = AUTHORIZED | {"X-Client-Request-Id": "request-1"}
+    return http_request(simulator, "POST", "/v1/embeddings", data, **headers)
+
+
+def test_embeds_like_spellings_alike_and_bills_them(simulator: Simulator) -> None:
+    """Vectors must tell texts apart, the same in every process, and cost what they say."""
+    texts = ["it broke at once", "It broke at once!", "lovely and soft"]
+    status, answer = embed(simulator, texts)
+    assert status == 200
+    assert [item["index"] for item in answer["data"]] == [0, 1, 2]
+    near, same, far = (item["embedding"] for item in answer["data"])
+    assert sum(value * value for value in near) == pytest.approx(1.0)
+
+    def likeness(other: list[float]) -> float:
+        return float(sum(one * two for one, two in zip(near, other, strict=True)))
+
+    assert likeness(same) > 0.7 > 0.4 > likeness(far)
+    assert embed(simulator, texts[2])[1]["data"][0]["embedding"] == far
+    tokens = sum(map(count_tokens, texts))
+    assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
+    billed = simulator.billed[0]
+    assert (billed.client_request_id, billed.prompt_tokens) == ("request-1", tokens)
+
+
+@pytest.mark.parametrize(
+    ("texts", "more"),
+    [
+        ([], {}),
+        ([""], {}),
+        ([1], {}),
+        (["a"] * 2_049, {}),
+        (["a"], {"model": ""}),
+        (["a"], {"encoding_format": "base64"}),
+    ],
+)
+def test_refuses_what_cannot_be_embedded(
+    simulator: Simulator, texts: Any, more: dict[str, Any]
+) -> None:
+    """What a real endpoint refuses must not pass here."""
+    status, answer = embed(simulator, texts, **more)
+    assert status == 400
+    assert answer["error"]["type"] == "invalid_request_error"
+    assert simulator.billed == []

@@ -135,7 +135,7 @@ def test_a_pattern_loses_the_contradicted_text_alone(warehouse: Connection) -> N
     """A pattern may be wrong as often as its certificate says: it is no entry to take back."""
     resolved(warehouse, "a", level="l3_pattern", source_key="pattern:1")
     resolved(warehouse, "b", level="l3_pattern", source_key="pattern:1", audit=False)
-    repeat = {"level": "l1", "repeat": True, "audit": False}
+    repeat: dict[str, Any] = {"level": "l1", "repeat": True, "audit": False}
     resolved(warehouse, "a", review_id="a2", source_key="pattern:1", **repeat)
     assert taken_back(judge(warehouse, DAY, answers(("a", BAD, "q")))) == ["a"]
     kept = warehouse.rows("SELECT review_id FROM cache_resolution WHERE labels IS NOT NULL")
@@ -186,11 +186,12 @@ def test_the_sample_is_thinned_to_the_least_probability_of_day_and_level(
     resolved(warehouse, "forced", asked=1.0, draw=0.9)
     resolved(warehouse, "near", asked=0.05, draw=0.03, level="l3_near", source_key="s")
     resolved(warehouse, "sole", BEFORE, asked=1.0, draw=0.9)
-    texts = ("lucky", "new", "new2", "forced", "near", "sole")
-    for day in (BEFORE, DAY):
-        judge(warehouse, day, answers(*((text, GOOD, "q") for text in texts)))
     # Taking a hit back must not change what it stands for.
-    judge(warehouse, DAY, answers(("near", BAD, "q")))
+    said = answers(
+        ("near", BAD, "q"), *((text, GOOD, "q") for text in ("lucky", "new", "new2", "forced"))
+    )
+    judge(warehouse, BEFORE, answers(("sole", GOOD, "q")))
+    assert taken_back(judge(warehouse, DAY, said)) == ["near"]
     assert set(chance_sample(warehouse, DAY, 30)["content_key"]) == {
         "lucky",
         "new2",
@@ -306,7 +307,12 @@ def test_only_the_first_review_of_a_text_is_drawn(warehouse: Connection) -> None
             "known": [False] * 2,
         }
     )
-    hit = {"identity": "i", "content_key": "a", "level": "l3_pattern", "labels": GOOD}
+    hit: dict[str, Any] = {
+        "identity": "i",
+        "content_key": "a",
+        "level": "l3_pattern",
+        "labels": GOOD,
+    }
     hit |= {"source_key": "pattern:1", "near_score": 0.86, "veto": "negation: not"}
     chance = {"score": 0.9, "bound": 0.03, "asked": 0.05, "draw": 0.01, "audit": True}
     resolution = pl.DataFrame([hit | chance])
