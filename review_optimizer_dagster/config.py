@@ -12,6 +12,7 @@ from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Literal
+from urllib.parse import urlsplit
 
 from pydantic import (
     AfterValidator,
@@ -65,12 +66,16 @@ class EngineSettings(_Table):
         default=5, ge=1, le=20, description="Most requests for a review before it counts as failed."
     )
 
-    def api_key(self) -> str:
-        """The key from the environment. Raises UserError that names the variable."""
-        if key := os.environ.get(self.api_key_env, "").strip():
+    def api_key(self, variable: str | None = None) -> str:
+        """The key from the environment, of another variable where one is named.
+
+        Raises UserError that names the variable.
+        """
+        name = variable or self.api_key_env
+        if key := os.environ.get(name, "").strip():
             return key
         raise UserError(
-            f"the environment variable {self.api_key_env} is not set: export the endpoint's key "
+            f"the environment variable {name} is not set: export the endpoint's key "
             "there, or choose --engine simulator (its answers are marked simulated)"
         )
 
@@ -160,6 +165,11 @@ class PatternSettings(_Table):
     )
     embedding_base_url: Annotated[str, AfterValidator(_no_credentials)] = Field(
         default="https://api.openai.com/v1", pattern=r"^https?://", description="The endpoint."
+    )
+    embedding_key_env: str | None = Field(
+        default=None,
+        pattern=r"^[A-Z][A-Z0-9_]*$",
+        description="Environment variable with its key; the engine's, where it is the same host.",
     )
 
 
@@ -289,6 +299,18 @@ class Settings(_Table):
     tenants: Mapping[Annotated[str, Field(pattern=TENANT_NAME)], TenantSettings] = Field(
         default_factory=dict, description="Name to settings."
     )
+
+    @model_validator(mode="after")
+    def _keys_stay_with_their_hosts(self) -> Settings:
+        own, other = self.engine.base_url, self.patterns.embedding_base_url
+        asks = self.patterns.semantic == "endpoint" and self.engine.name != "simulator"
+        same = urlsplit(own).netloc == urlsplit(other).netloc
+        if asks and not same and self.patterns.embedding_key_env is None:
+            raise ValueError(
+                f"patterns.embedding_key_env: {other} is another host than the engine's {own}, "
+                "whose key must not go there: name the variable that holds its own key"
+            )
+        return self
 
     @model_validator(mode="after")
     def _pools_agree(self) -> Settings:

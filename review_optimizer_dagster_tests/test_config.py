@@ -134,14 +134,15 @@ def test_written_settings_are_the_defaults(home: Home) -> None:
 
 def test_every_commented_key_holds_its_default() -> None:
     """Removing a # must change nothing either; a key left out of the file is not explained."""
-    lines = [line for line in commented_settings().splitlines() if not line.startswith("# pool =")]
+    lines = [line for line in commented_settings().splitlines() if not line.endswith("(none)")]
     data = tomllib.loads(re.sub(r"(?m)^# (\w+ = )", r"\1", "\n".join(lines)))
     defaults = Settings(tenants={"acme": TenantSettings()})
     assert Settings.model_validate(data) == defaults
     assert data.keys() == Settings.model_fields.keys()
-    assert data["tenants"]["acme"].keys() == TenantSettings.model_fields.keys() - {"pool"}
+    unset = {"pool", "embedding_key_env"}  # no value of theirs means none
+    assert data["tenants"]["acme"].keys() == TenantSettings.model_fields.keys() - unset
     for name in data.keys() - {"tenants", "first_day"}:
-        assert data[name].keys() == type(getattr(defaults, name)).model_fields.keys()
+        assert data[name].keys() == type(getattr(defaults, name)).model_fields.keys() - unset
 
 
 def test_demo_home_takes_no_real_tenants(home: Home) -> None:
@@ -161,3 +162,20 @@ def test_real_home_is_no_demo_without_its_tenants(home: Home) -> None:
     home.tenants_file.unlink()
     with pytest.raises(UserError, match=r"has lost its tenants\.toml: put it back"):
         Home(home.folder).claim()
+
+
+def test_a_key_never_goes_to_another_host(home: Home) -> None:
+    """The engine's key belongs to the engine's vendor; embeddings elsewhere need their own."""
+    elsewhere = '[patterns]\nsemantic = "endpoint"\nembedding_base_url = "https://other.test/v1"\n'
+    write(home, elsewhere)
+    with pytest.raises(ConfigError, match="embedding_key_env"):
+        _ = home.settings
+    write(home, elsewhere + 'embedding_key_env = "OTHER_KEY"\n')
+    assert Home(home.folder).settings.patterns.embedding_key_env == "OTHER_KEY"
+
+
+def test_a_setup_that_cannot_pass_its_own_gate_is_refused(home: Home) -> None:
+    """Patterns that may be wrong as often as the gate forbids would fail every day."""
+    write(home, "[tenants.acme]\nmax_error = 0.04\n")
+    with pytest.raises(ConfigError, match="lower max_error"):
+        _ = home.settings

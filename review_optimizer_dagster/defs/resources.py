@@ -223,8 +223,9 @@ class Engine(dg.ConfigurableResource["Engine"]):
         engine, model = home.settings.engine, home.settings.patterns.embedding_model
         limits = (engine.timeout_seconds, engine.max_attempts)
         if not self.simulated(home):
-            url = home.settings.patterns.embedding_base_url
-            yield EmbeddingEndpoint(url, engine.api_key(), model, *limits)
+            asked = home.settings.patterns
+            key = engine.api_key(asked.embedding_key_env)
+            yield EmbeddingEndpoint(asked.embedding_base_url, key, model, *limits)
             return
         with Simulator(LexiconJudge(), latency_seconds=self.latency_seconds) as simulator:
             yield EmbeddingEndpoint(simulator.base_url, "simulated", model, *limits, simulated=True)

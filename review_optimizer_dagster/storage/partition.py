@@ -275,7 +275,7 @@ def planned(connection: Connection, day: date) -> pl.DataFrame:
         FROM batch_plan p
         JOIN cache_resolution c USING (day, tenant, identity, content_key)
         JOIN raw_reviews r USING (day, tenant, review_id)
-        WHERE p.day = ? AND NOT c.repeat
+        WHERE p.day = ? AND NOT c.repeat AND (c.level IS NULL OR c.audit)
         ORDER BY p.purpose = 'audit', p.batch_id, p.position
         """,
         [day],

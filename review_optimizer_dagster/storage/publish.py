@@ -17,6 +17,7 @@ _TABLES = (
     "level_errors",
     "ledger_entries",
     "llm_requests",
+    "pattern_certificates",
     "quarantined_reviews",
 )
 _PARQUET = ("published_results", "ledger_entries", "llm_requests")

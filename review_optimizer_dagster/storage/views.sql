@@ -67,6 +67,27 @@ COMMENT ON COLUMN {out}.cache_errors.share IS 'disagreements / n.';
 COMMENT ON COLUMN {out}.cache_errors.lower IS 'Lower end of the exact two-sided 90 % interval of the share.';
 COMMENT ON COLUMN {out}.cache_errors.upper IS 'Upper end of it.';
 
+CREATE OR REPLACE VIEW {out}.pattern_bounds AS
+SELECT day, split_part(identity, '|', 1) AS scope, ends_with(identity, '|simulated') AS simulated,
+    version, field, label, nullif(category, '') AS category, status, threshold, n, errors, bound,
+    max_error, rule
+FROM {out}.pattern_certificates;
+COMMENT ON VIEW {out}.pattern_bounds IS 'What a learned pattern may answer, and the proof: one row a label and group of categories.';
+COMMENT ON COLUMN {out}.pattern_bounds.day IS 'UTC day whose evidence it rests on; the days after it are answered by it.';
+COMMENT ON COLUMN {out}.pattern_bounds.scope IS 'Tenant or pool whose answers it learned from, and answers.';
+COMMENT ON COLUMN {out}.pattern_bounds.simulated IS 'True where a simulator gave the answers.';
+COMMENT ON COLUMN {out}.pattern_bounds.version IS 'Digest of the pattern.';
+COMMENT ON COLUMN {out}.pattern_bounds.field IS 'Field of the taxonomy.';
+COMMENT ON COLUMN {out}.pattern_bounds.label IS 'Label that the pattern would give.';
+COMMENT ON COLUMN {out}.pattern_bounds.category IS 'Category with a certificate of its own; null: all others, pooled.';
+COMMENT ON COLUMN {out}.pattern_bounds.status IS 'serving; abstains: not shown to be right; cut out: a category that contradicts the pool; switched off: recent rechecks contradict it.';
+COMMENT ON COLUMN {out}.pattern_bounds.threshold IS 'Least confidence that is served, 0 to 1; null unless serving.';
+COMMENT ON COLUMN {out}.pattern_bounds.n IS 'Answers of the model (or a human) that it was compared with from there on.';
+COMMENT ON COLUMN {out}.pattern_bounds.errors IS 'Of these, other labels.';
+COMMENT ON COLUMN {out}.pattern_bounds.bound IS 'One-sided upper bound of the error share by the rule; a lower bound where it was cut out or switched off.';
+COMMENT ON COLUMN {out}.pattern_bounds.max_error IS 'Largest error share that is allowed in this field.';
+COMMENT ON COLUMN {out}.pattern_bounds.rule IS 'one-look: Clopper-Pearson; anytime: holds at every look at once.';
+
 CREATE OR REPLACE VIEW {out}.published_labels AS
 SELECT day, tenant, taxonomy, category, review_id,
     unnest(map_keys(parsed)) AS field,
