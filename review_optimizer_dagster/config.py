@@ -183,6 +183,13 @@ class RecheckSettings(_Table):
         le=1.0,
         description="Random share of the hits of entries that never answered before.",
     )
+    repeat_share: float = Field(
+        default=0.1,
+        gt=0.0,
+        le=1.0,
+        description="Random share, if more, of the texts that a pattern answered before and that "
+        "come again: what keeps coming is worth an answer of the model's own.",
+    )
     most_unaudited: float = Field(
         default=0.01,
         gt=0.0,

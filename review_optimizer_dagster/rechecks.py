@@ -58,9 +58,9 @@ def drawn(texts: pl.DataFrame, settings: RecheckSettings) -> pl.DataFrame:
 
     texts, each once: identity, source_key, level (null: a miss, which is always asked), draw,
     least (null, or a probability that a level asks for), reviews (of the day that have the text),
-    and of the entry that answers: answered_before (an earlier day), vetted (a recheck agreed with
-    it), entry_reviews (of the day that it answered in earlier runs) and identity_reviews (all of
-    the day). An entry that was never vetted and would answer more than `most_unaudited` of the day
+    comes_again (a pattern answers it now, and did on an earlier day), and of the entry that
+    answers: answered_before (an earlier day), vetted (a recheck agreed with it), entry_reviews (of
+    the day that it answered in earlier runs) and identity_reviews (all of the day). An entry that was never vetted and would answer more than `most_unaudited` of the day
     is rechecked for certain, on its text with the smallest draw: the one that any probability
     takes first, so that the sample stays uniform. A single review is no such share, however few
     the day has: asking for each would pay for every first hit of a small tenant.
@@ -69,7 +69,13 @@ def drawn(texts: pl.DataFrame, settings: RecheckSettings) -> pl.DataFrame:
     too_much = (served > 1) & (served > settings.most_unaudited * pl.col("identity_reviews"))
     first = pl.col("draw") == pl.col("draw").min().over(_ENTRY)
     certain = too_much & first & ~pl.col("vetted") & (pl.col("level") != PATTERN)
-    share = pl.when("answered_before").then(settings.share).otherwise(settings.new_share)
+    share = (
+        pl.when("comes_again")
+        .then(max(settings.share, settings.repeat_share))
+        .when("answered_before")
+        .then(settings.share)
+        .otherwise(settings.new_share)
+    )
     is_hit = pl.col("level").is_not_null()
     asked = (
         pl.when(~is_hit | certain)

@@ -35,6 +35,7 @@ def texts(*rows: dict[str, Any]) -> pl.DataFrame:
         "draw": 0.5,
         "least": None,
         "reviews": 1,
+        "comes_again": False,
         "answered_before": True,
         "vetted": True,
         "entry_reviews": 0,
@@ -67,6 +68,7 @@ def test_the_draw_is_uniform_and_for_ever() -> None:
     [
         ({}, 0.02),
         ({"answered_before": False}, 0.05),
+        ({"comes_again": True}, 0.1),
         ({"least": 0.4}, 0.4),
         ({"least": 0.001}, 0.02),
         ({"least": 0.01, "answered_before": False}, 0.05),

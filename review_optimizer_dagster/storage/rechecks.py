@@ -16,14 +16,17 @@ def entry_history(
     """What the draw of rechecks needs to know of each text and of the entry that answers it.
 
     reviews: rows of `unresolved`; resolution: identity, content_key, source_key, ... of their
-    texts. Returns the resolution with reviews, answered_before, vetted, entry_reviews and
-    identity_reviews, as `rechecks.drawn` takes them. An entry that was taken back begins anew.
+    texts. Returns the resolution with reviews, comes_again, answered_before, vetted, entry_reviews
+    and identity_reviews, as `rechecks.drawn` takes them. An entry that was taken back begins anew.
     """
     with connection.view("reviews", reviews), connection.view("resolution", resolution):
         return connection.frame(
             """
             WITH today AS (SELECT * FROM cache_resolution WHERE day = $day),
             asked AS (SELECT DISTINCT identity, source_key FROM resolution),
+            patterned AS (
+                SELECT DISTINCT identity, content_key FROM cache_resolution
+                WHERE day < $day AND level = $pattern),
             begun AS (
                 SELECT identity, content_key AS source_key, max(day) AS begun
                 FROM withdrawn_entries WHERE day <= $day GROUP BY ALL),
@@ -50,6 +53,8 @@ def entry_history(
                 coalesce(s.reviews, 0) AS entry_reviews,
                 (r.identity, r.source_key) IN (
                     SELECT (identity, source_key) FROM answered) AS answered_before,
+                coalesce(r.level = $pattern, false) AND (r.identity, r.content_key) IN (
+                    SELECT (identity, content_key) FROM patterned) AS comes_again,
                 (r.identity, r.source_key) IN (
                     SELECT (identity, source_key) FROM vetted) AS vetted
             FROM resolution r
@@ -58,7 +63,7 @@ def entry_history(
             LEFT JOIN served s USING (identity, source_key)
             ORDER BY r.identity, r.content_key
             """,
-            {"day": day},
+            {"day": day, "pattern": rechecks.PATTERN},
         )
 
 

@@ -359,15 +359,17 @@ def test_simulated_rechecks_say_nothing_of_real_answers(
     assert query(home, "FROM withdrawn_entries").is_empty()
 
 
-def test_a_day_that_fails_its_gate_archives_no_recheck(home: Home, run_day: Run) -> None:
+def test_a_tenant_that_fails_its_gate_archives_no_recheck(home: Home, run_day: Run) -> None:
     """Only validated answers enter L3, whoever asked for them."""
-    configure(home)
-    deliver(home, reviews(0, 80))
-    deliver(home, [row | {"label": "neutral"} for row in reviews(0, 80)], SECOND)
+    configure(home, tenants="[tenants.bad]\n[tenants.good]\n")
+    wrong = [row | {"label": "neutral"} for row in reviews(0, 80)]
+    for tenant, second in (("bad", wrong), ("good", reviews(0, 80))):
+        deliver(home, reviews(0, 80), tenant=tenant)
+        deliver(home, second, SECOND, tenant=tenant)
     run_day()
     summary = run_day(SECOND)
-    assert (summary["accuracy"]["gate"], summary["audits"]) == ("failed", 80)
-    assert query(home, "SELECT DISTINCT day FROM review_archive").rows() == [(DAY,)]
+    assert (summary["accuracy"]["gate"], summary["audits"]) == ("failed", 160)
+    assert of_day(home, "review_archive", SECOND)["tenant"].to_list() == ["good"] * 80
 
 
 def test_a_near_level_that_is_wrong_too_often_is_switched_off(home: Home, run_day: Run) -> None:

@@ -12,6 +12,7 @@ import pytest
 
 from review_optimizer_dagster.core.batching import PLAN
 from review_optimizer_dagster.core.classifier import ANSWERS
+from review_optimizer_dagster.rechecks import PATTERN
 from review_optimizer_dagster.storage import partition
 from review_optimizer_dagster.storage.partition import WarehouseArchive
 from review_optimizer_dagster.storage.rechecks import (
@@ -222,6 +223,7 @@ def test_the_history_of_an_entry(warehouse: Connection) -> None:
             "identity": ["i"] * 4,
             "content_key": ["b", "c", "d", "e"],
             "source_key": ["s", "v", "w", None],
+            "level": ["l3_near", "l3_near", "l3_exact", None],
         }
     )
     found = entry_history(warehouse, DAY, reviews, resolution)
@@ -235,6 +237,18 @@ def test_the_history_of_an_entry(warehouse: Connection) -> None:
     assert found["content_key"].to_list() == ["b", "c", "d", "e"]
 
 
+def test_a_text_that_a_pattern_answered_may_come_again(warehouse: Connection) -> None:
+    """It is asked more often than one that comes for the first time, or that the model answered."""
+    resolved(warehouse, "old", BEFORE, level=PATTERN, source_key="pattern:v")
+    resolved(warehouse, "known", BEFORE, level=PATTERN, source_key="pattern:v")
+    texts = {"identity": ["i"] * 3, "content_key": ["known", "new", "old"]}
+    sources = {"source_key": ["known", "pattern:v", "pattern:v"]}
+    levels = {"level": ["l3_exact", PATTERN, PATTERN]}
+    resolution = pl.DataFrame(texts | sources | levels)
+    found = entry_history(warehouse, DAY, pl.DataFrame(texts), resolution)
+    assert found["comes_again"].to_list() == [False, False, True]
+
+
 def test_an_entry_that_was_taken_back_begins_anew(warehouse: Connection) -> None:
     """What its old answer was vetted for says nothing of the new one."""
     resolved(warehouse, "s", BEFORE)
@@ -242,7 +256,7 @@ def test_an_entry_that_was_taken_back_begins_anew(warehouse: Connection) -> None
     gone = {"identity": ["i"], "content_key": ["s"], "request_id": ["q1"]}
     warehouse.append("withdrawn_entries", pl.DataFrame(gone), day=DAY)
     review = {"identity": ["i"], "content_key": ["s"]}
-    resolution = pl.DataFrame(review | {"source_key": ["s"]})
+    resolution = pl.DataFrame(review | {"source_key": ["s"], "level": ["l3_exact"]})
     found = entry_history(warehouse, AFTER, pl.DataFrame(review), resolution)
     assert found.select("answered_before", "vetted").rows() == [(False, False)]
 
