@@ -60,9 +60,10 @@ def drawn(texts: pl.DataFrame, settings: RecheckSettings) -> pl.DataFrame:
     least (null, or a probability that a level asks for), reviews (of the day that have the text),
     comes_again (a pattern answers it now, and did on an earlier day), and of the entry that
     answers: answered_before (an earlier day), vetted (a recheck agreed with it), entry_reviews (of
-    the day that it answered in earlier runs) and identity_reviews (all of the day). An entry that was never vetted and would answer more than `most_unaudited` of the day
-    is rechecked for certain, on its text with the smallest draw: the one that any probability
-    takes first, so that the sample stays uniform. A single review is no such share, however few
+    the day that it answered in earlier runs) and identity_reviews (all of the day). An entry that
+    was never vetted and would answer more than `most_unaudited` of the day is rechecked for
+    certain, on its text with the smallest draw: the one that any probability takes first, so that
+    the sample stays uniform. A single review is no such share, however few
     the day has: asking for each would pay for every first hit of a small tenant.
     """
     served = pl.col("entry_reviews") + pl.col("reviews").sum().over(_ENTRY)
