@@ -330,7 +330,7 @@ def certify(
         seen = classifier.out_of_fold[field]
         of_field = ordered.filter(field=field)
         for label in sorted({*seen.labels, *of_field["label"]}):
-            of_label = _Seen.of(seen, label)
+            of_label = LabelSeen.of(seen, label)
             for outcome in _outcomes(of_field.filter(label=label), of_label, allowed, settings):
                 names = (evidence["identity"][0], classifier.version, field, label)
                 rows.append((*names, *outcome[:-1], allowed, settings.rule, outcome.status))
@@ -346,7 +346,7 @@ class _Outcome(NamedTuple):
     status: str
 
 
-class _Seen(NamedTuple):
+class LabelSeen(NamedTuple):
     """What the training rows say of one label: scores, the best first, and which were wrong."""
 
     scores: Any
@@ -354,7 +354,7 @@ class _Seen(NamedTuple):
     share: float  # of all training rows
 
     @classmethod
-    def of(cls, seen: OutOfFold, label: str) -> _Seen:
+    def of(cls, seen: OutOfFold, label: str) -> LabelSeen:
         import numpy as np
 
         mine = np.asarray(seen.labels, dtype=object) == label
@@ -365,7 +365,7 @@ class _Seen(NamedTuple):
 
 
 def _outcomes(
-    evidence: pl.DataFrame, seen: _Seen, max_error: float, settings: PatternSettings
+    evidence: pl.DataFrame, seen: LabelSeen, max_error: float, settings: PatternSettings
 ) -> list[_Outcome]:
     """The certificates of one field and label."""
     sizes = evidence.filter(pl.col("category") != POOLED)["category"].value_counts()
@@ -383,10 +383,10 @@ def _outcomes(
 
 
 def _outcome(
-    category: str, group: pl.DataFrame, seen: _Seen, max_error: float, settings: PatternSettings
+    category: str, group: pl.DataFrame, seen: LabelSeen, max_error: float, settings: PatternSettings
 ) -> _Outcome:
-    thresholds = _proposed(
-        seen, _expected(category, group.height, seen, settings), max_error, settings
+    thresholds = proposed_thresholds(
+        seen, planned_evidence(category, group.height, seen, settings), max_error, settings
     )
     scores, wrong = group["score"].to_numpy(), ~group["agrees"].to_numpy()
     rule, confidence = settings.rule, settings.confidence
@@ -407,7 +407,7 @@ def _counts(evidence: pl.DataFrame) -> tuple[int, int]:
     return evidence.height, int((~evidence["agrees"]).sum())
 
 
-def _expected(category: str, rows: int, seen: _Seen, settings: PatternSettings) -> int:
+def planned_evidence(category: str, rows: int, seen: LabelSeen, settings: PatternSettings) -> int:
     """How much evidence the thresholds are chosen for.
 
     What there is, for one look. A bound that holds at every look needs thresholds that stay as
@@ -418,7 +418,9 @@ def _expected(category: str, rows: int, seen: _Seen, settings: PatternSettings) 
     return settings.category_rows if category else round(settings.evidence * seen.share)
 
 
-def _proposed(seen: _Seen, rows: int, max_error: float, settings: PatternSettings) -> list[float]:
+def proposed_thresholds(
+    seen: LabelSeen, rows: int, max_error: float, settings: PatternSettings
+) -> list[float]:
     """Thresholds in the order of the tests, from strict to lax; empty where no test can pass.
 
     Candidates lie `_STEP` of the label's coverage apart. The sequence starts where simulated

@@ -7,6 +7,7 @@ from datetime import date, datetime
 
 import polars as pl
 
+from review_optimizer_dagster.core.cache import valid_since
 from review_optimizer_dagster.core.patterns import CERTIFICATES, EVIDENCE, NO_EMBEDDER
 from review_optimizer_dagster.storage.warehouse import Connection
 
@@ -66,13 +67,12 @@ def references(
                 AND r.content_key = a.content_key
         LEFT JOIN population p ON p.day = a.day AND p.content_key = a.content_key
         LEFT JOIN least l ON l.day = a.day
-        WHERE a.identity = $identity AND a.day <= $day
-            AND ($ttl IS NULL OR a.day > $day - to_days($ttl::INTEGER))
+        WHERE a.identity = $identity AND a.day <= $day AND a.day >= $since
         QUALIFY row_number() OVER (
             PARTITION BY a.content_key ORDER BY fair DESC, a.day DESC) = 1
         ORDER BY a.content_key
         """,  # noqa: S608 (our own names)
-        {"identity": identity, "day": day, "ttl": ttl_days},
+        {"identity": identity, "day": day, "since": valid_since(day, ttl_days)},
     )
 
 

@@ -206,7 +206,7 @@ def regions(
     (field,) = pattern.fields
     found = {}
     for label in np.unique(traffic.labels).tolist():
-        seen = patterns._Seen.of(pattern.out_of_fold[field], label)
+        seen = patterns.LabelSeen.of(pattern.out_of_fold[field], label)
         laxest = -np.inf if drawing == "uniform" else _laxest(seen, max_error)
         rows = np.flatnonzero(traffic.labels == label)
         rows = rows[np.argsort(-traffic.scores[rows], kind="stable")]
@@ -216,7 +216,7 @@ def regions(
     return found
 
 
-def _laxest(seen: patterns._Seen, max_error: float) -> float:
+def _laxest(seen: patterns.LabelSeen, max_error: float) -> float:
     """The lowest score over which the training rows are wrong in at most `max_error`."""
     import numpy as np
 
@@ -225,7 +225,7 @@ def _laxest(seen: patterns._Seen, max_error: float) -> float:
 
 
 def _proposer(
-    seen: patterns._Seen, laxest: float, max_error: float, settings: PatternSettings, grain: int
+    seen: patterns.LabelSeen, laxest: float, max_error: float, settings: PatternSettings, grain: int
 ) -> Callable[[int], tuple[float, ...]]:
     """What `core.patterns` proposes for a number of audits, which is rounded to `grain`."""
     covered = float((seen.scores >= laxest).mean()) if len(seen.scores) else 0.0
@@ -235,8 +235,8 @@ def _proposer(
         # It takes audits to be drawn from all rows of the label.
         rows = round(audits / covered) if covered else 0
         if settings.rule == "anytime":
-            rows = patterns._expected(patterns.POOLED, rows, seen, settings)
-        thresholds = patterns._proposed(seen, rows, max_error, settings)
+            rows = patterns.planned_evidence(patterns.POOLED, rows, seen, settings)
+        thresholds = patterns.proposed_thresholds(seen, rows, max_error, settings)
         return tuple(each for each in thresholds if each >= laxest)
 
     return lambda audits: propose(round(audits / grain) * grain)
