@@ -158,7 +158,7 @@ class PatternSettings(_Table):
         "`semantic`, or from an OpenAI-compatible endpoint.",
     )
     semantic_rows: int = Field(
-        default=2_000, ge=100, description="Most training rows that are embedded."
+        default=4_000, ge=100, description="Most training rows that are embedded."
     )
     embedding_model: str = Field(
         default="text-embedding-3-small", min_length=1, description="Model of the endpoint."
