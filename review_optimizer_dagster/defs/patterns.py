@@ -35,6 +35,12 @@ from review_optimizer_dagster.taxonomies import Taxonomy
 Trained: TypeAlias = TextClassifier | StackedClassifier
 
 
+_SHOWN = (
+    "field", "label", "category", "status", "threshold", "n", "errors", "bound", "max_error",
+    "rule", "version",
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class Scope:
     """Whose answers one pattern learns from, and how often it may be wrong."""
@@ -340,6 +346,12 @@ def category_patterns(
             "training_seconds": seconds,
             "serving": certificates.filter(status="serving").height,
             "scopes": table(learnt),
-            "certificates": table(certificates.drop("identity").head(200).rows(named=True)),
+            "certificates": table(
+                certificates.with_columns(scope=pl.col("identity").str.split("|").list.first())
+                .select("scope", *_SHOWN)
+                .sort("scope", *_SHOWN[:3])
+                .head(200)
+                .rows(named=True)
+            ),
         }
     )
