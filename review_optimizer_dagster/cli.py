@@ -48,6 +48,34 @@ def _share(text: str) -> float:
     return share
 
 
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"{text} is no number of 1 or more")
+    return count
+
+
+def _rate(text: str) -> tuple[str, float]:
+    name, _, rate = text.partition("=")
+    try:
+        return name, _share(rate)
+    except ValueError as problem:
+        message = f"{text} is not NAME=RATE, such as server_error=0.05"
+        raise argparse.ArgumentTypeError(message) from problem
+
+
+class _SimulatorHelp(argparse.Action):
+    """Help with the table of faults, which no other command should have to load."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from review_optimizer_dagster.simulator.faults import FAULTS
+
+        rows = "\n".join(f"  {name:<18}  {fault.does}" for name, fault in FAULTS.items())
+        parser.epilog = f"faults, each at a RATE from 0 to 1, at most one a request:\n{rows}"
+        parser.print_help()
+        parser.exit()
+
+
 def build_parser() -> argparse.ArgumentParser:
     """Every command and option, with its help."""
     parser = argparse.ArgumentParser(
@@ -73,8 +101,9 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument(
         "--engine",
-        choices=["openai", "simulator"],
-        help="who answers (default: the engine of tenants.toml; the simulator in a demo home)",
+        choices=["openai", "simulator", "local"],
+        help="who answers (default: the engine of tenants.toml; the simulator in a demo home); "
+        "local: the small model of the extra `local`",
     )
     run.add_argument(
         "--answers", type=Path, metavar="FILE", help="simulator: answer from these labelled texts"
@@ -92,6 +121,15 @@ def build_parser() -> argparse.ArgumentParser:
         default=0.05,
         metavar="S",
         help="simulator: seconds that a request takes (default 0.05)",
+    )
+    run.add_argument(
+        "--fault",
+        type=_rate,
+        action="append",
+        default=[],
+        metavar="NAME=RATE",
+        help="simulator: share of requests that meet a fault; repeatable, "
+        "`review-optimizer simulator --help` lists them",
     )
     run.add_argument(
         "--reclassify",
@@ -122,13 +160,28 @@ def build_parser() -> argparse.ArgumentParser:
 
     commands.add_parser("init", help="write a commented tenants.toml and make a real home")
 
-    simulator = commands.add_parser(
-        "simulator", help="serve the OpenAI-compatible simulator on loopback"
-    )
-    simulator.add_argument("--port", type=_port, default=8089)
-    simulator.add_argument("--latency", type=_seconds, default=0.05, metavar="S")
-    simulator.add_argument("--error-rate", type=_share, default=0.0, metavar="RATE")
+    _add_simulator(commands)
     return parser
+
+
+def _add_simulator(commands: Any) -> None:
+    simulator = commands.add_parser(
+        "simulator",
+        help="serve the OpenAI-compatible simulator on loopback",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        add_help=False,
+    )
+    add = simulator.add_argument
+    add("-h", "--help", action=_SimulatorHelp, nargs=0, help="show this message, and the faults")
+    add("--port", type=_port, default=8089)
+    add("--latency", type=_seconds, default=0.05, metavar="S", help="seconds a request takes")
+    add("--seconds-per-token", type=_seconds, default=0.0, metavar="S", help="of the completion")
+    add("--sigma", type=_seconds, default=0.0, help="spread of the latency (lognormal)")
+    add("--fault", type=_rate, action="append", default=[], metavar="NAME=RATE", help="repeatable")
+    add("--error-rate", type=_share, default=0.0, metavar="RATE", help="of 500, 503 and 429")
+    add("--requests-per-minute", type=_count, default=10_000, metavar="N")
+    add("--tokens-per-minute", type=_count, default=10_000_000, metavar="N")
+    add("--unsure-rate", type=_share, default=0.0, metavar="RATE", help="of documents")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -202,9 +255,9 @@ def _check_run(home: Home, options: argparse.Namespace, day: date) -> None:
             f"--date {day} is no partition: days go from {settings.first_day} (first_day) to today"
         )
     engine = options.engine or settings.engine.name
-    if engine != "simulator":
-        if options.answers is not None or options.answer_error:
-            raise UserError("--answers and --answer-error need --engine simulator")
+    if engine != "simulator" and (options.answers or options.answer_error or options.fault):
+        raise UserError("--answers, --answer-error and --fault need --engine simulator")
+    if engine == "openai":
         settings.engine.api_key()
     if options.answers is not None and not options.answers.is_file():
         raise UserError(f"--answers {options.answers} is no file")
@@ -223,6 +276,7 @@ def _engine_config(options: argparse.Namespace) -> dict[str, Any]:
         "answers": str(options.answers.absolute()) if options.answers else "",
         "answer_error": options.answer_error,
         "latency_seconds": options.latency,
+        "faults": dict(options.fault),
         "reclassify": options.reclassify,
     }
 
@@ -291,13 +345,22 @@ def ui(home: Home, host: str, port: int) -> int:
 
 def serve_simulator(options: argparse.Namespace) -> int:
     """Serve the simulator until interrupted."""
+    from review_optimizer_dagster.simulator.faults import common_errors
     from review_optimizer_dagster.simulator.judge import LexiconJudge
     from review_optimizer_dagster.simulator.server import Simulator, serve
 
+    faults = common_errors(options.error_rate)
+    for name, rate in options.fault:
+        faults[name] = faults.get(name, 0.0) + rate
     simulator = Simulator(
         LexiconJudge(),
         latency_seconds=options.latency,
-        error_rate=options.error_rate,
+        seconds_per_token=options.seconds_per_token,
+        sigma=options.sigma,
+        requests_per_minute=options.requests_per_minute,
+        tokens_per_minute=options.tokens_per_minute,
+        faults=faults,
+        unsure_rate=options.unsure_rate,
         port=options.port,
     )
 

@@ -7,22 +7,81 @@ from __future__ import annotations
 
 import hashlib
 import json
-import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from enum import Enum
+from functools import lru_cache
+from typing import Any, TypeAlias
 
-BYTES_PER_TOKEN = 4
+from review_optimizer_dagster.simulator.forms import Form, read_form
+from review_optimizer_dagster.tokens import estimate_tokens
+
+Json: TypeAlias = dict[str, Any]
+
+CLIENT_REQUEST_HEADER = "x-client-request-id"
+FAULT_HEADER = "x-simulator-fault"
+JSON_TYPE = "application/json"
+
+
+class Delivery(Enum):
+    """How much of an answer reaches the client."""
+
+    WHOLE = "whole"
+    NOTHING = "nothing"  # the connection is closed before the first byte
+    HALF = "half"  # the headers and half of the body, then it is closed
+    ENDLESS = "endless"  # the headers, and blanks for as long as both sides stay
+
+
+@dataclass(frozen=True)
+class BilledRequest:
+    """One request, or line of a batch, as the endpoint booked it; tokens are 0 for an error."""
+
+    client_request_id: str | None  # of a line: its custom_id
+    model: str
+    prompt_tokens: int
+    cached_tokens: int
+    completion_tokens: int
+    http_status: int
+    response_id: str | None = None
+    service_tier: str | None = None
+    cache_write_tokens: int = 0
+    way: str = "sync"  # or "batch"
+    delivered: bool = True  # False: the client cannot have read the whole answer
+    fault: str | None = None
+
+
+@dataclass(frozen=True)
+class Request:
+    """What came over the wire; header names are in lower case."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    raw: bytes
+    left: Callable[[], bool] = lambda: False
+    """Whether the client has hung up."""
+
+    @property
+    def client_request_id(self) -> str | None:
+        return self.headers.get(CLIENT_REQUEST_HEADER)
 
 
 @dataclass(frozen=True)
 class Reply:
-    """What goes back over the wire."""
+    """What goes back over the wire, and how it is booked."""
 
     status: int
-    body: Mapping[str, Any]
-    headers: Mapping[str, str]
+    body: Mapping[str, Any] | bytes
+    headers: Mapping[str, str] = field(default_factory=dict)
+    content_type: str = JSON_TYPE
+    delivery: Delivery = Delivery.WHOLE
+    billed: BilledRequest | None = None
+
+    def content(self) -> bytes:
+        """The body as bytes."""
+        return self.body if isinstance(self.body, bytes) else json.dumps(self.body).encode()
 
 
 @dataclass(frozen=True)
@@ -36,10 +95,13 @@ class Failure:
     param: str | None = None
     headers: Mapping[str, str] = field(default_factory=dict)
 
-    def body(self) -> dict[str, Any]:
+    def body(self) -> Json:
         """The error object as OpenAI shapes it."""
         error = {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}
         return {"error": error}
+
+    def reply(self, billed: BilledRequest | None = None) -> Reply:
+        return Reply(self.status, self.body(), self.headers, billed=billed)
 
 
 class RefusedError(Exception):
@@ -57,11 +119,31 @@ UNAUTHORIZED = Failure(
     "You didn't provide an API key. You need to provide your API key in an Authorization header "
     "using Bearer auth (i.e. Authorization: Bearer YOUR_KEY).",
 )
+SERVER_ERROR = Failure(
+    500,
+    "server_error",
+    None,
+    "The server had an error while processing your request. Sorry about that!",
+)
 
 
-def invalid(message: str, param: str | None = None) -> RefusedError:
-    """A request that cannot be answered as it stands: 400."""
-    return RefusedError(Failure(400, "invalid_request_error", None, message, param))
+def invalid(message: str, param: str | None = None, status: int = 400) -> RefusedError:
+    """A request that cannot be answered as it stands."""
+    return RefusedError(Failure(status, "invalid_request_error", None, message, param))
+
+
+def parse_object(raw: bytes) -> Json:
+    """A request body that is a JSON object.
+
+    Raises RefusedError (400).
+    """
+    try:
+        body = json.loads(raw)
+    except ValueError:
+        body = None
+    if not isinstance(body, dict):
+        raise invalid("We could not parse the JSON body of your request.")
+    return body
 
 
 @dataclass(frozen=True)
@@ -69,12 +151,13 @@ class ChatRequest:
     """The parts of a chat completion request that the answer depends on."""
 
     model: str
-    system: str
-    prompt: str
+    prefix: str  # what a prompt cache keys by: the schema and the system prompt
+    prefix_tokens: int
+    prompt_tokens: int
     documents: Sequence[Mapping[str, Any]]
-    list_name: str
-    fields: Mapping[str, Sequence[str]]
+    form: Form
     max_tokens: int | None
+    service_tier: str
 
     @classmethod
     def parse(cls, raw: bytes) -> ChatRequest:
@@ -82,12 +165,11 @@ class ChatRequest:
 
         Raises RefusedError (400) with the parameter that is wrong.
         """
-        try:
-            body = json.loads(raw)
-        except ValueError:
-            body = None
-        if not isinstance(body, dict):
-            raise invalid("We could not parse the JSON body of your request.")
+        return cls.read(parse_object(raw))
+
+    @classmethod
+    def read(cls, body: Json) -> ChatRequest:
+        """As `parse`, of a body that is an object already."""
         model, messages = body.get("model"), body.get("messages")
         if not isinstance(model, str) or not model:
             raise invalid("you must provide a model parameter", "model")
@@ -95,20 +177,33 @@ class ChatRequest:
             raise invalid("'messages' must be an array of messages with role and text", "messages")
         if body.get("stream"):
             raise invalid("This model does not support streaming.", "stream")
-        list_name, fields = _requested_fields(body.get("response_format"))
+        tier = body.get("service_tier") or "auto"
+        schema = json.dumps(body.get("response_format"), ensure_ascii=False, separators=(",", ":"))
+        fixed = [m["content"] for m in messages if m["role"] in ("system", "developer")]
+        system = "\n".join(fixed)
+        try:
+            form = read_form(schema, system)
+        except ValueError as problem:
+            raise invalid(str(problem), "response_format") from problem
         limit = body.get("max_completion_tokens")
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise invalid("'max_completion_tokens' must be at least 1", "max_completion_tokens")
-        system = [m["content"] for m in messages if m["role"] in ("system", "developer")]
+        prefix = f"{schema}\n{system}"
+        asked = (m["content"] for m in messages if m["role"] not in ("system", "developer"))
         return cls(
             model=model,
-            system="\n".join(system),
-            prompt="\n".join(m["content"] for m in messages),
+            prefix=prefix,
+            prefix_tokens=_prefix_tokens(prefix),
+            prompt_tokens=_prefix_tokens(prefix) + sum(map(estimate_tokens, asked)),
             documents=_documents(messages[-1]["content"]),
-            list_name=list_name,
-            fields=fields,
+            form=form,
             max_tokens=limit,
+            service_tier=tier if tier in ("flex", "priority") else "default",
         )
+
+
+# The prefix is the same for every request of a taxonomy.
+_prefix_tokens = lru_cache(maxsize=64)(estimate_tokens)
 
 
 def _is_message(message: object) -> bool:
@@ -117,23 +212,6 @@ def _is_message(message: object) -> bool:
         and isinstance(message.get("role"), str)
         and isinstance(message.get("content"), str)
     )
-
-
-def _requested_fields(response_format: object) -> tuple[str, dict[str, list[str]]]:
-    """The name of the list to answer with, and field -> labels, out of a json_schema."""
-    name = "response_format"
-    if not isinstance(response_format, dict) or response_format.get("type") != "json_schema":
-        raise invalid("'response_format' of type 'json_schema' is required", name)
-    try:
-        properties = response_format["json_schema"]["schema"]["properties"]
-        list_name = next(key for key, value in properties.items() if value["type"] == "array")
-        items = properties[list_name]["items"]["properties"]
-        fields = {key: list(value["enum"]) for key, value in items.items() if "enum" in value}
-    except (KeyError, TypeError, AttributeError, StopIteration):
-        fields = {}
-    if not fields or not all(fields.values()):
-        raise invalid("Invalid schema for response_format: no list of items with enums", name)
-    return list_name, fields
 
 
 def _documents(content: str) -> list[Mapping[str, Any]]:
@@ -147,44 +225,58 @@ def _documents(content: str) -> list[Mapping[str, Any]]:
     return documents
 
 
-def count_tokens(text: str) -> int:
-    """Tokens of a text, by its size."""
-    return -(-len(text.encode(errors="replace")) // BYTES_PER_TOKEN)
+@dataclass(frozen=True)
+class Usage:
+    """Tokens of one completion; cached and written ones are part of the prompt's."""
 
+    prompt: int
+    cached: int
+    written: int | None  # None: a model that does not state them
+    completion: int
 
-def usage_object(prompt_tokens: int, cached_tokens: int, completion_tokens: int) -> dict[str, Any]:
-    return {
-        "prompt_tokens": prompt_tokens,
-        "completion_tokens": completion_tokens,
-        "total_tokens": prompt_tokens + completion_tokens,
-        "prompt_tokens_details": {"cached_tokens": cached_tokens, "audio_tokens": 0},
-        "completion_tokens_details": {
-            "reasoning_tokens": 0,
-            "audio_tokens": 0,
-            "accepted_prediction_tokens": 0,
-            "rejected_prediction_tokens": 0,
-        },
-    }
+    def body(self) -> Json:
+        """The usage object as OpenAI shapes it."""
+        written = {} if self.written is None else {"cache_write_tokens": self.written}
+        return {
+            "prompt_tokens": self.prompt,
+            "completion_tokens": self.completion,
+            "total_tokens": self.prompt + self.completion,
+            "prompt_tokens_details": {"cached_tokens": self.cached, "audio_tokens": 0, **written},
+            "completion_tokens_details": {
+                "reasoning_tokens": 0,
+                "audio_tokens": 0,
+                "accepted_prediction_tokens": 0,
+                "rejected_prediction_tokens": 0,
+            },
+        }
 
 
 def completion_object(
-    model: str, content: str, finish_reason: str, usage: dict[str, Any]
-) -> dict[str, Any]:
-    message: dict[str, Any] = {
+    *,
+    model: str,
+    content: str | None,
+    refusal: str | None,
+    finish_reason: str,
+    usage: Usage | None,
+    tier: str,
+    created: int,
+) -> Json:
+    """A chat completion; `created` is in seconds since 1970."""
+    message: Json = {
         "role": "assistant",
         "content": content,
-        "refusal": None,
+        "refusal": refusal,
         "annotations": [],
     }
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": finish_reason}
     fingerprint = hashlib.blake2b(model.encode(), digest_size=5).hexdigest()
-    return {
+    completion = {
         "id": f"chatcmpl-{uuid.uuid4().hex}",
         "object": "chat.completion",
-        "created": int(time.time()),
+        "created": created,
         "model": model,
         "choices": [choice],
-        "usage": usage,
-        "service_tier": "default",
+        "service_tier": tier,
         "system_fingerprint": f"fp_{fingerprint}",
     }
+    return completion if usage is None else {**completion, "usage": usage.body()}

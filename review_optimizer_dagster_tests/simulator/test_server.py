@@ -16,81 +16,19 @@ from typing import Any
 import openai
 import pytest
 
+from review_optimizer_dagster.simulator.faults import COMMON_ERRORS, FAULTS, common_errors
+from review_optimizer_dagster.simulator.forms import LabelsForm
 from review_optimizer_dagster.simulator.judge import LexiconJudge
-from review_optimizer_dagster.simulator.protocol import count_tokens
-from review_optimizer_dagster.simulator.server import FAULTS, Simulator
-
-FIELDS = {"sentiment": ["positive", "neutral", "negative", "mixed"]}
-TEXTS = {"1": "I love it, excellent sound.", "2": "Terrible, it broke, awful waste of money."}
-AUTHORIZED = {"Authorization": "Bearer key"}
-
-
-def schema(fields: Mapping[str, Sequence[str]] = FIELDS, name: str = "answers") -> dict[str, Any]:
-    labels = {field: {"type": "string", "enum": list(enum)} for field, enum in fields.items()}
-    item = {
-        "type": "object",
-        "properties": {"id": {"type": "string"}, **labels},
-        "required": ["id", *labels],
-        "additionalProperties": False,
-    }
-    return {
-        "type": "json_schema",
-        "json_schema": {
-            "name": "labels",
-            "strict": True,
-            "schema": {
-                "type": "object",
-                "properties": {name: {"type": "array", "items": item}},
-                "required": [name],
-                "additionalProperties": False,
-            },
-        },
-    }
-
-
-def body(texts: Mapping[str, str] = TEXTS, system: str = "Label.", **more: Any) -> dict[str, Any]:
-    documents = [{"id": key, "title": None, "text": text} for key, text in texts.items()]
-    return {
-        "model": "gpt-6-luna",
-        "messages": [
-            {"role": "system", "content": system},
-            {"role": "user", "content": json.dumps({"documents": documents})},
-        ],
-        "response_format": schema(),
-        **more,
-    }
-
-
-def ask(
-    simulator: Simulator, *bodies: dict[str, Any], key: str = "key", timeout: float = 30
-) -> list[Any]:
-    """Raw responses, or the errors the client raised, of requests sent at the same time."""
-
-    async def send() -> list[Any]:
-        async with openai.AsyncOpenAI(
-            base_url=simulator.base_url, api_key=key, max_retries=0, timeout=timeout
-        ) as client:
-            create = client.chat.completions.with_raw_response.create
-            calls = [
-                create(**each, extra_headers={"X-Client-Request-Id": f"request-{number}"})
-                for number, each in enumerate(bodies)
-            ]
-            return await asyncio.gather(*calls, return_exceptions=True)
-
-    return asyncio.run(send())
-
-
-def http_request(
-    simulator: Simulator, method: str, path: str, data: bytes = b"", **headers: str
-) -> tuple[int, dict[str, Any]]:
-    address = simulator.base_url.removeprefix("http://").removesuffix("/v1")
-    connection = http.client.HTTPConnection(address, timeout=10)
-    try:
-        connection.request(method, path, data, headers or AUTHORIZED)
-        response = connection.getresponse()
-        return response.status, json.loads(response.read())
-    finally:
-        connection.close()
+from review_optimizer_dagster.simulator.server import Simulator
+from review_optimizer_dagster.tokens import estimate_tokens
+from review_optimizer_dagster_tests.simulator.asking import (
+    AUTHORIZED,
+    TEXTS,
+    ask,
+    body,
+    http_request,
+    schema,
+)
 
 
 @pytest.fixture
@@ -115,13 +53,15 @@ def test_answers_each_document_by_its_id(simulator: Simulator) -> None:
     assert completion.system_fingerprint.startswith("fp_")
 
 
-def test_states_usage_and_limits(simulator: Simulator) -> None:
+def test_states_usage_and_limits() -> None:
     """Cost and pace are taken from usage and headers, so every one of them must be there."""
-    [response] = ask(simulator, body())
+    with Simulator(LexiconJudge(), latency_seconds=0.0, clock=lambda: 0.0) as simulator:
+        [response] = ask(simulator, body())
     completion = response.parse()
     content = completion.choices[0].message.content
-    assert completion.usage.completion_tokens == count_tokens(content)
-    assert completion.usage.total_tokens == completion.usage.prompt_tokens + count_tokens(content)
+    tokens = LabelsForm("answers", {}, False).count(content)
+    assert completion.usage.completion_tokens == tokens
+    assert completion.usage.total_tokens == completion.usage.prompt_tokens + tokens
     assert completion.usage.prompt_tokens_details.cached_tokens == 0
     assert completion.usage.completion_tokens_details.reasoning_tokens == 0
     headers = response.headers
@@ -210,7 +150,8 @@ def test_a_long_prefix_is_cached_the_second_time(simulator: Simulator) -> None:
             body(system="Short."),
         )
     ]
-    assert usages == [0, count_tokens(long) // 128 * 128, 0, 0, 0]
+    prefix = json.dumps(schema(), separators=(",", ":")) + long
+    assert usages == [0, estimate_tokens(prefix) // 128 * 128, 0, 0, 0]
 
 
 @pytest.mark.parametrize(
@@ -218,7 +159,7 @@ def test_a_long_prefix_is_cached_the_second_time(simulator: Simulator) -> None:
     [
         ("GET", "/v1/models", b"", {"Authorization": "Basic abc"}, 401),
         ("POST", "/v1/chat/completions", b"{}", {"X-Nothing": "1"}, 401),
-        ("GET", "/v1/files", b"", {}, 404),
+        ("GET", "/v1/nothing", b"", {}, 404),
         ("GET", "/v1/chat/completions", b"", {}, 405),
         ("POST", "/v1/chat/completions", b"{not json", {}, 400),
         ("POST", "/v1/chat/completions", b"[1]", {}, 400),
@@ -288,7 +229,9 @@ def test_the_client_reads_the_error_classes(simulator: Simulator) -> None:
 def statuses(seed: int, rate: float, order: Sequence[int]) -> dict[int, list[int]]:
     """Body number to the statuses of sending it twice, for bodies sent in that order."""
     found: dict[int, list[int]] = {}
-    with Simulator(LexiconJudge(), latency_seconds=0.0, error_rate=rate, seed=seed) as failing:
+    with Simulator(
+        LexiconJudge(), latency_seconds=0.0, faults=common_errors(rate), seed=seed
+    ) as failing:
         address = failing.base_url.removeprefix("http://").removesuffix("/v1")
         connection = http.client.HTTPConnection(address, timeout=10)
         for number in order:
@@ -323,13 +266,15 @@ def test_error_rate_is_the_share_of_errors() -> None:
 
 def test_a_rate_limit_error_says_when_to_come_back() -> None:
     """The client waits for retry-after-ms; without it the retry would be a guess."""
-    with Simulator(LexiconJudge(), latency_seconds=0.0, error_rate=1.0) as failing:
+    with Simulator(LexiconJudge(), latency_seconds=0.0, faults=common_errors(1.0)) as failing:
         errors = ask(failing, *(body({"1": f"Text {n}."}) for n in range(12)))
     assert {type(error) for error in errors} == {
         openai.RateLimitError,
         openai.InternalServerError,
     }
-    assert {error.status_code for error in errors} == {fault.status for fault in FAULTS}
+    assert {error.status_code for error in errors} == {
+        failure.status for name in COMMON_ERRORS if (failure := FAULTS[name].failure)
+    }
     for error in errors:
         limited = isinstance(error, openai.RateLimitError)
         assert ("retry-after-ms" in error.response.headers) == limited
@@ -469,10 +414,10 @@ def test_serve_announces_its_address_and_stops_on_interrupt() -> None:
 
 
 def test_is_light_to_import() -> None:
-    """A run opens it in its own process: it must not pull in what it does not need."""
+    """A run opens it in its own process: it must not pull in a client, or the orchestrator."""
     code = (
         "import sys, review_optimizer_dagster.simulator.server;"
-        "print([m for m in ('polars', 'openai', 'pydantic', 'dagster') if m in sys.modules])"
+        "print([m for m in ('openai', 'dagster', 'sklearn', 'duckdb') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
@@ -498,7 +443,7 @@ def test_embeds_like_spellings_alike_and_bills_them(simulator: Simulator) -> Non
 
     assert likeness(same) > 0.7 > 0.4 > likeness(far)
     assert embed(simulator, texts[2])[1]["data"][0]["embedding"] == far
-    tokens = sum(map(count_tokens, texts))
+    tokens = sum(map(estimate_tokens, texts))
     assert answer["usage"] == {"prompt_tokens": tokens, "total_tokens": tokens}
     billed = simulator.billed[0]
     assert (billed.client_request_id, billed.prompt_tokens) == ("request-1", tokens)
