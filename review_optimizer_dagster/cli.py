@@ -181,6 +181,7 @@ def _add_simulator(commands: Any) -> None:
     add("--error-rate", type=_share, default=0.0, metavar="RATE", help="of 500, 503 and 429")
     add("--requests-per-minute", type=_count, default=10_000, metavar="N")
     add("--tokens-per-minute", type=_count, default=10_000_000, metavar="N")
+    add("--batch-seconds", type=_seconds, default=0.0, metavar="S", help="a batch takes in all")
     add("--unsure-rate", type=_share, default=0.0, metavar="RATE", help="of documents")
 
 
@@ -360,6 +361,7 @@ def serve_simulator(options: argparse.Namespace) -> int:
         requests_per_minute=options.requests_per_minute,
         tokens_per_minute=options.tokens_per_minute,
         faults=faults,
+        batch_seconds=options.batch_seconds,
         unsure_rate=options.unsure_rate,
         port=options.port,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -13,6 +14,7 @@ from dataclasses import KW_ONLY, asdict, dataclass, field, replace
 from typing import NamedTuple
 
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.simulator.batches import Batches, Course, Line
 from review_optimizer_dagster.simulator.completions import Asked, Model, failed
 from review_optimizer_dagster.simulator.faults import (
     FAULTS,
@@ -21,6 +23,7 @@ from review_optimizer_dagster.simulator.faults import (
     FaultRates,
     fault_named,
 )
+from review_optimizer_dagster.simulator.files import Files
 from review_optimizer_dagster.simulator.judge import Judge
 from review_optimizer_dagster.simulator.limits import Limits
 from review_optimizer_dagster.simulator.protocol import (
@@ -52,6 +55,9 @@ MOST_INPUTS = 2_048
 REQUESTS_THAT_FILL = 16  # in flight: the key-value cache is full then, where nothing else is said
 
 
+NO_FAULTS = FaultRates({})
+
+
 class Route(NamedTuple):
     """A method, a path, and what answers."""
 
@@ -59,7 +65,8 @@ class Route(NamedTuple):
     path: re.Pattern[str]
     answer: Callable[[Request], Reply]
     needs_key: bool = True
-    draws_faults: bool = False  # else only faults that the request's header asks for
+    rates: FaultRates = NO_FAULTS  # of the calls that are no completions
+    limited: bool = False  # by the limits, and by `faults`
 
 
 @dataclass(eq=False)
@@ -92,6 +99,14 @@ class Endpoint:
     """Whether usage states the tokens written to the prompt cache."""
     kv_cache_usage: float | Callable[[int], float] | None = None
     """What /metrics states, 0 to 1: a number, or a function of the requests in flight."""
+    batch_seconds: float = 0.0
+    """How long a batch takes; 0: it is done when it is looked at for the second time."""
+    batch_fate: str = "completed"
+    """How batches that are made from now on end: one of `batches.FATES`."""
+    batch_done_share: float = 0.5
+    """The share of lines answered when a batch expires, is cancelled or gets stuck."""
+    batch_call_faults: Mapping[str, float] = field(default_factory=dict)
+    """Like `faults`, for the calls to /v1/files and /v1/batches."""
     clock: Callable[[], float] = time.time
     """Seconds since 1970."""
 
@@ -99,26 +114,47 @@ class Endpoint:
         if not 0.0 <= self.unsure_rate <= 1.0:
             raise UserError(f"unsure_rate is {self.unsure_rate}, but must be between 0 and 1")
         self._rates = FaultRates(self.faults)
+        for name in self.batch_call_faults:
+            if not fault_named(name).in_calls:
+                raise UserError(f"fault {name!r} is one of answers: batch_call_faults has no use")
         self._draws = Draws(self.seed)
         self._limits = Limits(self.requests_per_minute, self.tokens_per_minute, self.max_concurrent)
         self._model = Model(self.judge, self.seed, self.unsure_rate, self.cache_writes)
         self._record: list[BilledRequest] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()
+        self._files = Files(self.clock)
+        self._batches = Batches(self._files, self._line, self._course, self.clock, self.seed)
+        self._course()
         self._routes = self._table()
 
     def _table(self) -> tuple[Route, ...]:
+        calls = FaultRates(self.batch_call_faults)
+
+        def call(method: str, path: str, answer: Callable[[Request], Reply]) -> Route:
+            return Route(method, re.compile(path), answer, rates=calls)
+
+        files, batches = self._files, self._batches
         return (
             Route("GET", re.compile("/v1/models"), self._models),
-            Route("POST", re.compile("/v1/chat/completions"), self._chat, draws_faults=True),
-            Route("POST", re.compile("/v1/embeddings"), self._embeddings, draws_faults=True),
+            Route("POST", re.compile("/v1/chat/completions"), self._chat, limited=True),
+            Route("POST", re.compile("/v1/embeddings"), self._embeddings, limited=True),
+            call("POST", "/v1/files", files.upload),
+            call("GET", "/v1/files/[^/]+", files.get),
+            call("DELETE", "/v1/files/[^/]+", files.delete),
+            call("GET", "/v1/files/[^/]+/content", files.content),
+            call("POST", "/v1/batches", batches.create),
+            call("GET", "/v1/batches", batches.page),
+            call("GET", "/v1/batches/[^/]+", batches.get),
+            call("POST", "/v1/batches/[^/]+/cancel", batches.cancel),
             Route("GET", re.compile("/v1/simulator/billed"), self._billed),
             Route("GET", re.compile("/metrics"), self._metrics, needs_key=False),
         )
 
     @property
     def billed(self) -> list[BilledRequest]:
-        """Every request that was answered, errors too, in the order of their answers."""
+        """Every request and line that was answered, errors too, in the order of their answers."""
+        self._batches.advance_all()
         with self._lock:
             return list(self._record)
 
@@ -162,7 +198,7 @@ class Endpoint:
             failure = Failure(405, "invalid_request_error", "method_not_supported", message)
             raise RefusedError(failure)
         route = matching[request.method]
-        return route.answer(request) if route.draws_faults else self._disturbed(request, route)
+        return route.answer(request) if route.limited else self._disturbed(request, route)
 
     def _fault_asked(self, request: Request) -> Fault | None:
         name = request.headers.get(FAULT_HEADER)
@@ -172,8 +208,10 @@ class Endpoint:
             raise invalid(str(problem)) from problem
 
     def _disturbed(self, request: Request, route: Route) -> Reply:
-        """The reply of a call that is no completion, with the fault that its header asks for."""
-        fault = self._fault_asked(request)
+        """The reply of a call that is no completion, with the fault drawn or asked for."""
+        # Not by the body: the ids and boundaries in there are new in every run.
+        draw = self._draws.of(f"{route.method} {route.path.pattern}".encode())
+        fault = self._fault_asked(request) or route.rates.pick(draw.random())
         if fault is None:
             return route.answer(request)
         self._wait(0, None, fault)
@@ -201,6 +239,26 @@ class Endpoint:
             return self._model.complete(chat, asked, fault, draw)
 
         return self._limited(request, asked, chat.model, admitted, complete)
+
+    def _line(self, line: Line) -> Reply:
+        """Answer and book a line of a batch; faults of the transport do not concern it."""
+        asked = Asked(line.custom_id, "batch", self.clock())
+        try:
+            chat = ChatRequest.read(line.body)
+        except RefusedError as refused:
+            reply = failed(refused.failure, "", asked)
+        else:
+            draw = self._draws.of(json.dumps(line.body).encode())
+            fault = self._rates.pick(draw.random())
+            met = fault if fault is not None and fault.in_content else None
+            reply = self._model.complete(chat, asked, met, draw)
+        if reply.billed is not None:
+            with self._lock:
+                self._record.append(reply.billed)
+        return reply
+
+    def _course(self) -> Course:
+        return Course(self.batch_seconds, self.batch_fate, self.batch_done_share)
 
     def _embeddings(self, request: Request) -> Reply:
         """Letter trigrams hashed with signs: like spellings are near."""

@@ -78,6 +78,11 @@ class Fault:
             self.late or self.slower != 1.0 or not self.delivered
         )
 
+    @property
+    def in_calls(self) -> bool:
+        """Whether a call that is no completion can have it."""
+        return self.failure is not None or not self.in_content
+
     def failed(self, now: float) -> Failure | None:
         """The error to answer at a time (seconds since 1970)."""
         if self.failure is None or self.retry_in is None:
