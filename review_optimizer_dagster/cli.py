@@ -175,14 +175,26 @@ def _add_simulator(commands: Any) -> None:
     add("-h", "--help", action=_SimulatorHelp, nargs=0, help="show this message, and the faults")
     add("--port", type=_port, default=8089)
     add("--latency", type=_seconds, default=0.05, metavar="S", help="seconds a request takes")
-    add("--seconds-per-token", type=_seconds, default=0.0, metavar="S", help="of the completion")
+    add("--seconds-per-token", type=_seconds, default=0.0, metavar="S", help="seconds on top")
     add("--sigma", type=_seconds, default=0.0, help="spread of the latency (lognormal)")
-    add("--fault", type=_rate, action="append", default=[], metavar="NAME=RATE", help="repeatable")
-    add("--error-rate", type=_share, default=0.0, metavar="RATE", help="of 500, 503 and 429")
+    add("--fault", type=_rate, action="append", default=[], metavar="NAME=RATE", help="see below")
+    add(
+        "--error-rate",
+        type=_share,
+        default=0.0,
+        metavar="RATE",
+        help="of 500, 503 and 429 in all",
+    )
     add("--requests-per-minute", type=_count, default=10_000, metavar="N")
     add("--tokens-per-minute", type=_count, default=10_000_000, metavar="N")
-    add("--batch-seconds", type=_seconds, default=0.0, metavar="S", help="a batch takes in all")
-    add("--unsure-rate", type=_share, default=0.0, metavar="RATE", help="of documents")
+    add("--batch-seconds", type=_seconds, default=0.0, metavar="S", help="how long a batch takes")
+    add(
+        "--unsure-rate",
+        type=_share,
+        default=0.0,
+        metavar="RATE",
+        help="share of unsure answers",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

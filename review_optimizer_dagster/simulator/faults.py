@@ -170,8 +170,9 @@ def _wrong(answers: Answers, _request: ChatRequest, draw: random.Random) -> Answ
 
 _SAYS_NOTHING = re.compile(r"\b(?:reply|answer|respond) with nothing\b", re.IGNORECASE)
 _SAYS_LABEL = re.compile(
-    r"\b(?:label (?:every|each|all)(?: the)? \w+|ignore\b[^.!?\n]*\band answer)(?: with| as)? "
-    r"[\"'“]?([\w][\w -]*)",
+    r"\b(?:(?:label (?:everything|(?:every|each|all)(?: the)? \w+)|ignore\b[^.!?\n]*\band answer)"
+    r"(?: with| as)? [\"'“]?(?P<label>\w[\w -]*)"
+    r"|answer (?P<first>\w[\w -]*) (?:for|to) (?:every|each|all)\b)",
     re.IGNORECASE,
 )
 
@@ -183,7 +184,8 @@ def _obedient(answers: Answers, request: ChatRequest, _draw: random.Random) -> A
         if _SAYS_NOTHING.search(text):
             return []
         if told := _SAYS_LABEL.search(text):
-            return [_labelled(answer, told[1].lower(), request.form) for answer in answers]
+            words = (told["label"] or told["first"]).lower()
+            return [_labelled(answer, words, request.form) for answer in answers]
     return None
 
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import asyncio
 import http.client
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import openai
 
 from review_optimizer_dagster.simulator.server import Simulator
+
+T = TypeVar("T")
 
 FIELDS = {"sentiment": ["positive", "neutral", "negative", "mixed"]}
 TEXTS = {"1": "I love it, excellent sound.", "2": "Terrible, it broke, awful waste of money."}
@@ -88,6 +91,15 @@ def http_request(
         return response.status, json.loads(response.read())
     finally:
         connection.close()
+
+
+def until(found: Callable[[], T | None]) -> T:
+    """What a function finds, as soon as it finds something; for what another thread does."""
+    deadline = time.monotonic() + 10
+    while (value := found()) is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    return value
 
 
 def answers(response: Any) -> Any:
