@@ -123,6 +123,19 @@ def build_parser() -> argparse.ArgumentParser:
         help="simulator: seconds that a request takes (default 0.05)",
     )
     run.add_argument(
+        "--seconds-per-token",
+        type=_seconds,
+        default=0.0,
+        metavar="S",
+        help="simulator: seconds of each output token on top (default 0)",
+    )
+    run.add_argument(
+        "--sigma",
+        type=_seconds,
+        default=0.0,
+        help="simulator: spread of that time, lognormal (default 0)",
+    )
+    run.add_argument(
         "--fault",
         type=_rate,
         action="append",
@@ -289,6 +302,8 @@ def _engine_config(options: argparse.Namespace) -> dict[str, Any]:
         "answers": str(options.answers.absolute()) if options.answers else "",
         "answer_error": options.answer_error,
         "latency_seconds": options.latency,
+        "seconds_per_token": options.seconds_per_token,
+        "latency_sigma": options.sigma,
         "faults": dict(options.fault),
         "reclassify": options.reclassify,
     }
