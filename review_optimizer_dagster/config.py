@@ -7,7 +7,7 @@ import os
 import re
 import tomllib
 from collections.abc import Mapping
-from datetime import date
+from datetime import UTC, date, datetime
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -45,11 +45,32 @@ def _no_credentials(url: str) -> str:
     return url
 
 
+class TierSettings(_Table):
+    """`[[engine.tiers]]`: one step of the ladder of models, the cheapest first."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_-]*$", description="Name of the tier in reports.")
+    model: str = Field(min_length=1, description="Model to ask.")
+    max_complexity: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=1.0,
+        description="Reviews up to this complexity begin here; the last tier takes the rest.",
+    )
+    max_reviews: int | None = Field(
+        default=None,
+        ge=1,
+        le=500,
+        description="Largest batch of this model; what was measured, or that of [batches], if not.",
+    )
+
+
 class EngineSettings(_Table):
     """`[engine]`: who answers, and how hard it may be asked."""
 
-    name: Literal["openai", "simulator"] = Field(
-        default="openai", description="`openai` is any OpenAI-compatible endpoint."
+    name: Literal["openai", "simulator", "local"] = Field(
+        default="openai",
+        description="`openai` is any OpenAI-compatible endpoint; `local` the small model of the "
+        "extra `local`, on this machine.",
     )
     base_url: Annotated[str, AfterValidator(_no_credentials)] = Field(
         default="https://api.openai.com/v1", pattern=r"^https?://", description="The endpoint."
@@ -60,11 +81,69 @@ class EngineSettings(_Table):
         description="Name of the environment variable that holds the key.",
     )
     model: str = Field(default="gpt-6-luna", min_length=1, description="Model to ask.")
-    timeout_seconds: float = Field(default=120.0, gt=0, description="Time-out of one request.")
-    in_flight: int = Field(default=8, ge=4, le=8, description="Most batches in flight.")
+    tiers: tuple[TierSettings, ...] = Field(
+        default=(),
+        description="In place of `model`, a ladder, each step a table [[engine.tiers]] with name, "
+        "model, max_complexity and max_reviews: what comes back invalid, refused or unsure is "
+        "asked of the next one.",
+    )
+    tier_attempts: int = Field(
+        default=2, ge=1, le=10, description="Useless answers to a review before the next tier."
+    )
+    max_escalated: float = Field(
+        default=0.2,
+        ge=0.0,
+        le=1.0,
+        description="Largest share of a batch that goes on to the next tier; one review may.",
+    )
+    reply: Literal["auto", "labels"] = Field(
+        default="auto",
+        description="`auto` asks for short codes where they save output tokens; `labels` never.",
+    )
+    timeout_seconds: float = Field(
+        default=60.0, gt=0, description="Time-out of a request, before its reviews are counted."
+    )
+    timeout_seconds_per_review: float = Field(
+        default=0.6, ge=0, description="What each review of the batch adds to it."
+    )
+    in_flight: int = Field(
+        default=8, ge=1, le=64, description="Most batches in flight; 4 to 8 suit most endpoints."
+    )
     max_attempts: int = Field(
         default=5, ge=1, le=20, description="Most requests for a review before it counts as failed."
     )
+    metrics_url: Annotated[str, AfterValidator(_no_credentials)] | None = Field(
+        default=None,
+        pattern=r"^https?://",
+        description="Prometheus metrics of the model's server (vLLM, llama.cpp), whose memory is "
+        "then watched; without it, a GPU of this machine is, where the endpoint is on it.",
+    )
+    max_memory: float = Field(
+        default=0.8,
+        gt=0.0,
+        le=1.0,
+        description="Share of that memory over which batches become smaller and fewer.",
+    )
+    batch_wait_seconds: float = Field(
+        default=600.0,
+        ge=0,
+        description="Longest that a run waits for the Batch API; a later run collects the rest.",
+    )
+
+    @model_validator(mode="after")
+    def _ladder_ascends(self) -> EngineSettings:
+        names = [tier.name for tier in self.tiers]
+        if len(set(names)) != len(names):
+            raise ValueError("tiers: two have the same name")
+        limits = [tier.max_complexity for tier in self.tiers[:-1]]
+        if limits != sorted(limits):
+            raise ValueError("tiers: max_complexity must ascend, the cheapest model first")
+        return self
+
+    @property
+    def ladder(self) -> tuple[TierSettings, ...]:
+        """The tiers, or the one that `model` is."""
+        return self.tiers or (TierSettings(name="standard", model=self.model),)
 
     def api_key(self, variable: str | None = None) -> str:
         """The key from the environment, of another variable where one is named.
@@ -258,6 +337,10 @@ class TenantSettings(_Table):
         lt=0.5,
         description="Largest share of wrong reviews among those that a learned pattern answers.",
     )
+    send: Literal["sync", "batch"] = Field(
+        default="sync",
+        description="`batch` goes through the Batch API: half the price, up to a day later.",
+    )
     model_error: float = Field(
         default=0.02,
         ge=0.0,
@@ -327,6 +410,23 @@ class Settings(_Table):
         return self
 
 
+class BatchCap(_Table):
+    """`[[caps]]`: what the benchmark batch_size found for a model."""
+
+    model: str = Field(min_length=1, description="The model that was asked.")
+    max_reviews: int = Field(ge=1, le=500, description="Largest batch that is as good as single.")
+    texts: int = Field(ge=1, description="Texts that were asked both ways.")
+    agreement: float = Field(ge=0, le=1, description="Share that got the same labels.")
+    lower: float = Field(ge=0, le=1, description="Lower end of its exact 95 % interval.")
+    measured_on: date = Field(description="UTC day of the measurement.")
+
+
+class BatchCaps(_Table):
+    """batch_caps.toml: the newest table of a model, the last one, counts."""
+
+    caps: tuple[BatchCap, ...] = Field(default=(), description="One table a measurement.")
+
+
 class Home:
     """The state folder: paths, and the settings that stand in it.
 
@@ -370,6 +470,14 @@ class Home:
         return self.folder / "patterns" / f"{version}.npz"
 
     @property
+    def prices_file(self) -> Path:
+        return self.folder / "prices.toml"
+
+    @property
+    def batch_caps_file(self) -> Path:
+        return self.folder / "batch_caps.toml"
+
+    @property
     def dagster(self) -> Path:
         return self.folder / "dagster"
 
@@ -394,6 +502,7 @@ class Home:
             raise ConfigError(self.tenants_file, "", f"is not valid TOML: {error}") from error
         except ValidationError as error:
             raise ConfigError.of(self.tenants_file, error) from error
+        self._check_models(settings)
         for name, tenant in settings.tenants.items():
             try:
                 taxonomy = load_taxonomy(tenant.taxonomy, self.folder / "taxonomies")
@@ -409,6 +518,37 @@ class Home:
                     f"is not valid: no column has this name; the names are: {', '.join(known)}",
                 )
         return settings
+
+    def _check_models(self, settings: Settings) -> None:
+        """Refuse a model that its provider has ended; raises ConfigError with name and date."""
+        from review_optimizer_dagster.core.costs import load_prices
+
+        if settings.engine.name != "openai":
+            return
+        prices, today = load_prices(self.prices_file), datetime.now(UTC).date()
+        for number, tier in enumerate(settings.engine.ladder):
+            key = f"engine.tiers.{number}.model" if settings.engine.tiers else "engine.model"
+            try:
+                prices.check_model(tier.model, today)
+            except UserError as error:
+                raise ConfigError(self.tenants_file, key, f"cannot be asked: {error}") from error
+
+    def batch_cap(self, model: str) -> int | None:
+        """The largest batch that was measured to be as good as single requests, for a model.
+
+        `batch_caps.toml` holds a [[caps]] table for each model; raises ConfigError where it is not
+        valid.
+        """
+        if not self.batch_caps_file.exists():
+            return None
+        try:
+            data = tomllib.loads(self.batch_caps_file.read_text(encoding="utf-8"))
+            caps = BatchCaps.model_validate(data).caps
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(self.batch_caps_file, "", f"is not valid TOML: {error}") from error
+        except ValidationError as error:
+            raise ConfigError.of(self.batch_caps_file, error) from error
+        return next((cap.max_reviews for cap in reversed(caps) if cap.model == model), None)
 
     def tenant(self, name: str) -> TenantSettings:
         """Settings of a tenant; defaults for any name in a demo home.

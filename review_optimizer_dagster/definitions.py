@@ -31,7 +31,11 @@ def definitions_of(home: Home) -> dg.Definitions:
         asset_checks=dg.load_asset_checks_from_modules(_MODULES),
         jobs=[automation.daily_reviews],
         schedules=[automation.yesterday],
-        sensors=[automation.inbox_arrivals, automation.budget_alerts],
+        sensors=[
+            automation.inbox_arrivals,
+            automation.batch_results,
+            automation.budget_alerts,
+        ],
         executor=dg.in_process_executor,
         resources={
             "home_folder": HomeFolder(folder=str(home.folder)),

@@ -125,7 +125,8 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("  of these repeats in the day", f"{summary['repeats']:,}"),
         ("misses: labelled / failed", f"{summary['labelled']:,} / {summary['failed']:,}"),
         ("hits rechecked / contradicted / cost", _rechecks(summary)),
-        ("deferred by a spent budget", f"{summary['deferred']:,}"),
+        ("deferred by a spent budget", f"{summary['deferred_by'].get('budget', 0):,}"),
+        ("waiting for the Batch API", _if_any(summary["deferred_by"].get("batch", 0))),
         (
             "batches / requests / retries",
             f"{llm['batches']:,} / {llm['requests']:,} / {llm['retries']:,}",
@@ -134,6 +135,7 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
             "tokens in (cached) / out",
             f"{llm['prompt_tokens']:,} ({llm['cached_tokens']:,}) / {llm['completion_tokens']:,}",
         ),
+        *_tier_rows(llm["tiers"]),
         ("cost", f"${summary['cost_usd']}"),
         ("  of this run", f"${summary['this_run']['cost_usd']}"),
         (
@@ -155,6 +157,23 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ),
     ]
     return [row for row in rows if row[1]]
+
+
+def _if_any(count: int) -> str:
+    return f"{count:,}" if count else ""
+
+
+def _tier_rows(tiers: dict[str, Any]) -> list[tuple[str, str]]:
+    """A row a step of the ladder, where there is more than one."""
+    if len(tiers) < 2:
+        return []
+    return [
+        (
+            f"  {name} ({tier['model']}): answered / passed on / cost",
+            f"{_percent(tier['share'])} / {tier['escalated']:,} / ${tier['cost_usd']}",
+        )
+        for name, tier in tiers.items()
+    ]
 
 
 def _rechecks(summary: dict[str, Any]) -> str:

@@ -11,10 +11,11 @@ import re
 
 import polars as pl
 
-# Words in pieces of nine letters, numbers in groups of three, runs of punctuation, line breaks. A
-# single space belongs to the word behind it. One pattern for Python and for polars, whose regular
-# expressions have no look-around.
-PATTERN = r"[^\W\d_]{1,9}|\d{1,3}|[^\w\s]{1,4}|_+|\n+| {2,}"
+# Words in pieces of nine letters, numbers in groups of three, runs of punctuation, line breaks;
+# Chinese, Japanese and Korean signs one by one. A single space belongs to the word behind it. One
+# pattern for Python and for polars, whose regular expressions have no look-around.
+_SIGNS = r"\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af"
+PATTERN = rf"[^\W\d_{_SIGNS}]{{1,9}}|[{_SIGNS}]|\d{{1,3}}|[^\w\s]{{1,4}}|_+|\n+| {{2,}}"
 
 _TOKEN = re.compile(PATTERN)
 

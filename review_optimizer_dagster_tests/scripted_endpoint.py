@@ -16,16 +16,17 @@ from typing import Any, TypeAlias
 import polars as pl
 
 from review_optimizer_dagster.config import BatchSettings
-from review_optimizer_dagster.core.batching import MISSES, plan_batches
+from review_optimizer_dagster.core.batching import MISSES, STANDARD_TIER, Tier, plan_batches
 from review_optimizer_dagster.core.classifier import (
     Classified,
-    Clock,
     Endpoint,
     Readout,
     classify,
     read_requests,
 )
 from review_optimizer_dagster.core.costs import Budget, load_prices
+from review_optimizer_dagster.exchange.prompt import Asking
+from review_optimizer_dagster.exchange.transport import Clock
 from review_optimizer_dagster.storage.journal import DayJournal, StateStore
 from review_optimizer_dagster.taxonomies import load_taxonomy
 
@@ -209,10 +210,21 @@ def misses(count: int, tenant: str = "acme", text: str = "It does what it says."
     )
 
 
+def tier_of(settings: BatchSettings) -> Tier:
+    """The one tier of an endpoint without a ladder."""
+    return Tier(STANDARD_TIER, MODEL, max_reviews=settings.max_reviews)
+
+
+def asking(name: str, _tier: Tier) -> Asking:
+    """How the tests' endpoint is asked: labels are spelled."""
+    assert name == TAXONOMY.name
+    return Asking(TAXONOMY, "labels")
+
+
 def batches(found: pl.DataFrame, settings: BatchSettings | None = None) -> pl.DataFrame:
     """The plan of these misses with their texts, as `classify` takes it."""
-    taxonomies = {TAXONOMY.name: TAXONOMY}
-    plan = plan_batches(found, taxonomies, settings or BatchSettings(), DAY)
+    settings = settings or BatchSettings()
+    plan = plan_batches(found, asking, [tier_of(settings)], settings, DAY)
     texts = found.select("identity", "content_key", "title", "text")
     return plan.join(texts, on=["identity", "content_key"], maintain_order="left")
 
@@ -237,27 +249,30 @@ class Bench:
         plan: pl.DataFrame,
         *,
         generation: int = 1,
-        timeout_seconds: float = 10.0,
-        max_attempts: int = 5,
-        in_flight: int = 8,
+        by_batch: Sequence[str] = (),
+        **limits: Any,
     ) -> Classified:
-        endpoint = Endpoint(
-            "openai", self.base_url, KEY, MODEL, False, timeout_seconds, in_flight, max_attempts
-        )
+        given: dict[str, Any] = {"timeout_seconds": 10.0, "timeout_seconds_per_review": 0.0}
+        given |= {"ladder": (tier_of(BatchSettings(max_reviews=500)),), "form": lambda _: "labels"}
+        endpoint = Endpoint("openai", self.base_url, KEY, simulated=False, **(given | limits))
+        texts = plan.select("identity", "content_key", "title", "text")
         return classify(
-            plan,
+            plan.drop("title", "text"),
+            lambda rows: rows.join(texts, on=["identity", "content_key"], maintain_order="left"),
             {TAXONOMY.name: TAXONOMY},
             endpoint,
             self.journal,
             generation,
             self.budget,
             load_prices(),
+            by_batch=by_batch,
             progress=lambda done, total: self.progress.append((done, total)),
             clock=self.time.clock(),
         )
 
-    def readout(self) -> Readout:
-        return read_requests(self.journal.requests(), {TAXONOMY.name: TAXONOMY}, load_prices())
+    def readout(self, generation: int = 1) -> Readout:
+        taxonomies = {TAXONOMY.name: TAXONOMY}
+        return read_requests(self.journal.requests(), taxonomies, load_prices(), generation)
 
     def close(self) -> None:
         self.journal.close()

@@ -381,7 +381,7 @@ def _all_records(home: Home) -> str:
     """The journal as it reads: on the disk its values are compressed."""
     journal, state = DayJournal(home.journal, DAY), StateStore(home.journal)
     try:
-        requests = journal.requests()
+        requests = list(journal.requests())
         assert requests
         return json.dumps([requests, {key: state.get(key) for key in state.keys("")}])
     finally:
@@ -400,8 +400,8 @@ def test_the_key_is_written_nowhere(
     """Homes are backed up and event logs shown in the UI; a key in there is a leaked key."""
     monkeypatch.setenv("OPENAI_API_KEY", MARKER)
     out = tmp_path / "summary.json"
-    faults = 1.0 if refusing else 0.0
-    with Simulator(LexiconJudge(), latency_seconds=0.0, error_rate=faults) as endpoint:
+    faults = {"server_error": 1.0} if refusing else {}
+    with Simulator(LexiconJudge(), latency_seconds=0.0, faults=faults) as endpoint:
         engine = f'[engine]\nbase_url = "{endpoint.base_url}"\nmax_attempts = 1\n'
         _settings(home, engine + "[tenants.acme]\n")
         file = _file(tmp_path / "mine.jsonl", reviews(0, 20))

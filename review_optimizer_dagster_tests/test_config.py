@@ -139,7 +139,7 @@ def test_every_commented_key_holds_its_default() -> None:
     defaults = Settings(tenants={"acme": TenantSettings()})
     assert Settings.model_validate(data) == defaults
     assert data.keys() == Settings.model_fields.keys()
-    unset = {"pool", "embedding_key_env"}  # no value of theirs means none
+    unset = {"pool", "embedding_key_env", "metrics_url"}  # no value of theirs means none
     assert data["tenants"]["acme"].keys() == TenantSettings.model_fields.keys() - unset
     for name in data.keys() - {"tenants", "first_day"}:
         assert data[name].keys() == type(getattr(defaults, name)).model_fields.keys() - unset

@@ -22,11 +22,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from review_optimizer_dagster import tables
 from review_optimizer_dagster.errors import ConfigError, UserError
+from review_optimizer_dagster.exchange.reply import Reply, Usage
 from review_optimizer_dagster.tables import load_table
 
 JSON: TypeAlias = Any  # what json.dumps takes
 
 TOKENS_PER_PRICE = 1_000_000
+DEFAULT_TIER, BATCH_TIER = "default", "batch"  # service tiers of the price rows
 BASELINE_NANOS_PER_REVIEW = 1_500_000  # $1.50 per 1,000 reviews: one request a review, no cache
 DATED_NAME = re.compile(r"-\d{4}-\d{2}-\d{2}$|-\d{8}$")
 
@@ -82,26 +84,6 @@ class UnknownPrice(UserError):  # noqa: N818 (the name says what is missing)
 
 class ModelEnded(UserError):  # noqa: N818 (the name says what happened)
     """The provider no longer answers for the model; nothing may be sent."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """Tokens that a response reports; cached and cache-written tokens are part of the prompt's.
-
-    Raises ValueError for counts that cannot be: negative, or parts larger than the prompt.
-    """
-
-    prompt_tokens: int
-    cached_tokens: int
-    completion_tokens: int
-    cache_write_tokens: int = 0
-
-    def __post_init__(self) -> None:
-        parts = (self.cached_tokens, self.cache_write_tokens)
-        if min(self.prompt_tokens, self.completion_tokens, *parts) < 0:
-            raise ValueError(f"token counts must not be negative: {self}")
-        if sum(parts) > self.prompt_tokens:
-            raise ValueError(f"cached and cache-written tokens are part of the prompt's: {self}")
 
 
 @dataclass(frozen=True)
@@ -186,7 +168,7 @@ class PriceTable:
             f"add a [[prices]] row to {self._file}"
         )
 
-    def check_model(self, model: str, day: date, service_tier: str = "default") -> Price:
+    def check_model(self, model: str, day: date, service_tier: str = DEFAULT_TIER) -> Price:
         """The price of a model that may be asked on that day; called before anything is sent.
 
         Raises UnknownPrice, or ModelEnded with the model's name and last day.
@@ -286,6 +268,20 @@ def request_cost(price: Price, usage: Usage) -> int:
         + usage.completion_tokens * price.output
     )
     return (scaled + TOKENS_PER_PRICE // 2) // TOKENS_PER_PRICE
+
+
+def reply_cost(record: Mapping[str, Any], reply: Reply, prices: PriceTable) -> int:
+    """Nano-dollars of a request of the journal, by the model and tier that its response names.
+
+    What went through the Batch API is billed as such, whatever tier its body names.
+    """
+    if reply.usage is None:
+        return 0
+    day = datetime.fromisoformat(record["sent_at"]).date()
+    asked_tier = record.get("service_tier", DEFAULT_TIER)
+    named_tier = reply.service_tier or asked_tier
+    tier = asked_tier if asked_tier == BATCH_TIER else named_tier
+    return request_cost(prices.price(reply.model or record["model"], tier, day), reply.usage)
 
 
 def worst_case(price: Price, input_tokens: int, max_output_tokens: int) -> int:

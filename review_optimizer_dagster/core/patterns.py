@@ -21,7 +21,7 @@ from review_optimizer_dagster.bounds import (
     passes,
 )
 from review_optimizer_dagster.config import PatternSettings
-from review_optimizer_dagster.core.batching import as_json
+from review_optimizer_dagster.exchange.prompt import as_json
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy
 
 if TYPE_CHECKING:

@@ -1,5 +1,6 @@
 """What starts runs and raises alerts. Schedule and sensors ship stopped."""
 
+import hashlib
 import json
 from datetime import UTC, datetime, timedelta
 
@@ -8,9 +9,13 @@ import dagster as dg
 from review_optimizer_dagster.defs.alerting import budget_alerts_due, known_tenants, note_alerts
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, utc_now
+from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.exchange.batch_api import ENDED, open_job_states
 from review_optimizer_dagster.storage import inbox
+from review_optimizer_dagster.storage.journal import days_with_open_jobs
 
 _SETTLE_SECONDS = 15  # a file that changed this lately may still be arriving
+ENDED_OR_LOST = ENDED | {"lost", "unknown"}
 _MOST_RUNS = 30  # a month of late deliveries in one evaluation
 
 daily_reviews = dg.define_asset_job(
@@ -75,6 +80,45 @@ def inbox_arrivals(
     if not requests and json.dumps(seen) == context.cursor:
         return dg.SkipReason("no new files in the inbox")
     return dg.SensorResult(run_requests=requests, cursor=json.dumps(seen))
+
+
+@dg.sensor(
+    job=daily_reviews,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Asks for a run of each day whose jobs of the Batch API have ended.",
+)
+def batch_results(home_folder: HomeFolder) -> dg.SensorResult | dg.SkipReason:
+    """Look at the open jobs; the run that is asked for collects them."""
+    home = home_folder.home
+    if home.settings.engine.name != "openai":
+        return dg.SkipReason("the jobs of a simulator end with the run that made them")
+    requests, waiting = [], 0
+    for day in days_with_open_jobs(home.journal):
+        with home_folder.journal(day) as journal:
+            jobs = [job for job in journal.jobs() if job["status"] != "ended"]
+        try:
+            states = open_job_states(
+                home.settings.engine.base_url,
+                home.settings.engine.api_key(),
+                [job for job in jobs if job["remote_id"] is not None],
+            )
+        except UserError as error:
+            return dg.SkipReason(str(error))
+        key = day.isoformat()
+        # One that was never heard of again needs a run as well: it is looked up there.
+        ended = sorted(
+            job["job_id"] for job in jobs if states.get(job["job_id"], "unknown") in ENDED_OR_LOST
+        )
+        waiting += len(jobs) - len(ended)
+        if ended:
+            name = hashlib.blake2b("|".join(ended).encode(), digest_size=8).hexdigest()
+            # Once an hour for as long as they are open: a run that failed is asked for again.
+            run_key = f"{key}:jobs:{name}:{utc_now():%Y-%m-%dT%H}"
+            requests.append(dg.RunRequest(run_key=run_key, partition_key=key))
+    if not requests:
+        return dg.SkipReason(f"{waiting} jobs of the Batch API are under way")
+    return dg.SensorResult(run_requests=requests[:_MOST_RUNS])
 
 
 @dg.sensor(

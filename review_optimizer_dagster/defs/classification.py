@@ -11,7 +11,7 @@ from review_optimizer_dagster import rechecks
 from review_optimizer_dagster.alerts.rules import Alert, contradicted_alert, distrusted_alert
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.batching import plan_batches
-from review_optimizer_dagster.core.classifier import ANSWERS, Readout, classify
+from review_optimizer_dagster.core.classifier import ANSWERS, Readout, classify, still_asked
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.metadata import table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
@@ -57,7 +57,7 @@ def batch_plan(
             wanted = partition.unanswered(connection, day)
             taxonomies = home_folder.taxonomies(wanted["tenant"].unique().to_list())
             pending = unlabelled(wanted, home_folder.paid_for(journal, taxonomies))
-            plan = plan_batches(pending, taxonomies, home_folder.home.settings.batches, day)
+            plan = packed(home_folder, engine, taxonomies, pending, day)
             partition.replace_plan(connection, day, plan)
     sizes = plan.group_by("batch_id").len()["len"]
     return dg.MaterializeResult(
@@ -66,6 +66,16 @@ def batch_plan(
             "batches": len(sizes),
             "largest_batch": int(sizes.max() or 0),  # type: ignore[arg-type]  # a count
             "rechecks": plan.filter(purpose="audit").height,
+            "tiers": table(
+                plan.group_by("tier")
+                .agg(
+                    texts=pl.len(),
+                    batches=pl.col("batch_id").n_unique(),
+                    mean_complexity=pl.col("complexity").mean().round(3),
+                )
+                .sort("tier")
+                .rows(named=True)
+            ),
             "tokens": int(plan["tokens"].sum()),
             "answered_before": wanted.height - pending.height,
         }
@@ -93,10 +103,10 @@ def batch_classifications(
         with warehouse.open() as connection:
             taxonomies = home_folder.taxonomies(partition.tenants(connection, day))
         before = home_folder.paid_for(journal, taxonomies)
-        deferred = send_rounds(home_folder, warehouse, engine, journal, taxonomies)
+        unsent = send_rounds(home_folder, warehouse, engine, journal, taxonomies)
         paid = home_folder.paid_for(journal, taxonomies)
         with warehouse.open() as connection:
-            answers = answers_for(partition.unanswered(connection, day), paid.answers, deferred)
+            answers = answers_for(partition.unanswered(connection, day), paid.answers, unsent)
             with connection.transaction():
                 connection.replace("batch_classifications", answers.drop("purpose"), day)
                 connection.replace("llm_requests", paid.requests, day)
@@ -122,6 +132,19 @@ def figures(before: Readout, paid: Readout, answers: pl.DataFrame) -> dict[str, 
         "cost_usd": usd(int(paid.requests["cost_nanos"].sum())),
         "requests_of_this_run": new.height,
         "cost_usd_of_this_run": usd(int(new["cost_nanos"].sum())),
+        "tiers": table(
+            paid.requests.filter(pl.col("tier").is_not_null())
+            .group_by("tier", "model_requested", "way")
+            .agg(
+                requests=pl.len(),
+                reviews=pl.col("reviews").sum(),
+                answered=pl.col("answered").sum(),
+                escalated=pl.col("escalated").sum(),
+                cost_usd=pl.col("cost_nanos").sum() / 1e9,
+            )
+            .sort("tier", "way")
+            .rows(named=True)
+        ),
         "outcomes": table(
             paid.requests.group_by("status", "error")
             .agg(requests=pl.len(), reviews=pl.col("reviews").sum())
@@ -144,7 +167,7 @@ def send_rounds(
     journal: DayJournal,
     taxonomies: Mapping[str, Taxonomy],
 ) -> pl.DataFrame:
-    """Send what is planned, then what the rechecks among it took back; returns what was kept back.
+    """Send what is planned, then what the rechecks among it took back; returns what was not sent.
 
     Each round is judged and stored before the next, so that a run which is killed between them is
     completed by the next one: what was taken back is a miss by then, and planned like any other.
@@ -152,20 +175,20 @@ def send_rounds(
     day = journal.day
 
     def asked(batches: pl.DataFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
-        """What was kept back of these (ANSWERS), and what their answers took back (MISSES)."""
-        deferred = send(home_folder, engine, journal, batches, taxonomies)
+        """What was not sent of these (ANSWERS), and what their answers took back (MISSES)."""
+        unsent = send(home_folder, warehouse, engine, journal, batches, taxonomies)
         paid = home_folder.paid_for(journal, taxonomies)
         with warehouse.open() as connection:
             taken_back = judge(connection, day, paid.answers)
             wanted = partition.unanswered(connection, day)
-        return deferred, unlabelled(wanted.join(taken_back, on=_TEXT, how="semi"), paid)
+        return unsent, unlabelled(wanted.join(taken_back, on=_TEXT, how="semi"), paid)
 
     with warehouse.open() as connection:
         planned = partition.planned(connection, day)
-    first, taken_back = asked(unlabelled(planned, home_folder.paid_for(journal, taxonomies)))
+    first, taken_back = asked(planned)
     if taken_back.is_empty():
         return first
-    plan = plan_batches(taken_back, taxonomies, home_folder.home.settings.batches, day)
+    plan = packed(home_folder, engine, taxonomies, taken_back, day)
     with warehouse.open() as connection:
         partition.replace_plan(connection, day, plan)
         planned = partition.planned(connection, day)
@@ -192,45 +215,81 @@ def report_rechecks(connection: Connection, home: Home, day: date) -> list[Alert
     return due
 
 
+def packed(
+    home_folder: HomeFolder,
+    engine: Engine,
+    taxonomies: Mapping[str, Taxonomy],
+    misses: pl.DataFrame,
+    day: date,
+) -> pl.DataFrame:
+    """The batches of these texts (MISSES), for the engine that answers: PLAN."""
+    home = home_folder.home
+    return plan_batches(
+        misses,
+        engine.asking(home, taxonomies),
+        engine.ladder(home),
+        home.settings.batches,
+        day,
+        home.settings.engine.in_flight,
+    )
+
+
 def send(
     home_folder: HomeFolder,
+    warehouse: Warehouse,
     engine: Engine,
     journal: DayJournal,
     batches: pl.DataFrame,
     taxonomies: Mapping[str, Taxonomy],
 ) -> pl.DataFrame:
-    """Ask the model about these texts; returns those that a budget kept back (ANSWERS).
+    """Ask the model about these texts (PLAN); returns those that were not asked (ANSWERS).
 
     What was answered is in the journal; the endpoint is not started where nothing is to be sent.
     """
-    if batches.is_empty():
-        return pl.DataFrame(schema=ANSWERS)
     home = home_folder.home
+    paid = home_folder.paid_for(journal, taxonomies)
+    if still_asked(batches, paid.answers).is_empty() and not open_jobs(journal):
+        return pl.DataFrame(schema=ANSWERS)
+    by_batch = {
+        tenant
+        for tenant in batches["tenant"].unique()
+        if home.tenant(tenant).send == "batch" and engine.resolved(home) != "local"
+    }
+
+    def with_texts(plan: pl.DataFrame) -> pl.DataFrame:
+        with warehouse.open(read_only=True) as connection:
+            return partition.with_texts(connection, journal.day, plan)
+
     judge = engine.judge(home, taxonomies) if engine.simulated(home) else None
     with home_folder.state() as state, engine.endpoint(home, judge) as endpoint:
         done = classify(
             batches,
+            with_texts,
             taxonomies,
             endpoint,
             journal,
             journal.generation,
             lambda tenant: budget(home, state, tenant, endpoint.simulated, utc_now()),
             home_folder.prices(),
+            by_batch=by_batch,
             redact=home.settings.input.redact,
             seed=home.settings.batches.seed,
             progress=listener.get().texts,
         )
-    return done.deferred
+    return done.unsent
 
 
-def answers_for(
-    wanted: pl.DataFrame, answered: pl.DataFrame, deferred: pl.DataFrame
-) -> pl.DataFrame:
+def open_jobs(journal: DayJournal) -> list[dict[str, Any]]:
+    """The day's jobs of the Batch API that have not ended."""
+    return [job for job in journal.jobs() if job["status"] != "ended"]
+
+
+def answers_for(wanted: pl.DataFrame, answered: pl.DataFrame, unsent: pl.DataFrame) -> pl.DataFrame:
     """What came of each text that was to be asked, in their order: ANSWERS and purpose.
 
     A recheck without an answer is left out: the hit stands, and nothing is missing.
     """
-    known = pl.concat([answered, deferred]).unique(_TEXT, keep="first", maintain_order=True)
+    known = pl.concat([answered, unsent]).unique(_TEXT, keep="first", maintain_order=True)
     return (
         wanted.select(*_TEXT, "purpose")
         .join(known, on=_TEXT, how="inner", maintain_order="left")

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING, Final, Protocol
 import polars as pl
 
 from review_optimizer_dagster.config import Home
-from review_optimizer_dagster.core.batching import EMBEDDING, Json
 from review_optimizer_dagster.core.classifier import read_requests, settle_budgets
 from review_optimizer_dagster.core.costs import Budget, PriceTable, State, worst_case
 from review_optimizer_dagster.core.patterns import NO_EMBEDDER
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder, budget, utc_now
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.exchange.prompt import Json
+from review_optimizer_dagster.exchange.reply import EMBEDDING
 from review_optimizer_dagster.learning.embeddings import (
     EmbeddingEndpoint,
     EmbeddingIntent,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
+NO_GENERATION: Final = 0  # requests and costs are wanted, and nobody's answers
 _MADE: Final = pl.Schema({"content_key": pl.String(), "vector": pl.List(pl.Float32())})
 
 
@@ -178,8 +180,8 @@ class PaidMaker:
 
     def make(self, texts: pl.DataFrame, purpose: Purpose) -> pl.DataFrame:
         with self._journal.lock(), self._home_folder.state() as state:
-            records = self._journal.requests()
-            paid = read_requests(records, {}, self._prices).requests
+            records = list(self._journal.requests())
+            paid = read_requests(records, {}, self._prices, NO_GENERATION).requests
             settle_budgets(paid, lambda tenant: self._budget(state, tenant))
             known = journalled(records, self.name)
             rest = texts.join(known, on="content_key", how="anti", maintain_order="left")
@@ -197,7 +199,8 @@ class PaidMaker:
             if record["kind"] == EMBEDDING
             and (record["identity"], record["cause"]) == (purpose.identity, purpose.cause)
         ]
-        return int(read_requests(records, {}, self._prices).requests["cost_nanos"].sum())
+        paid = read_requests(records, {}, self._prices, NO_GENERATION).requests
+        return int(paid["cost_nanos"].sum())
 
     def _budget(self, state: State, tenant: str) -> Budget:
         return budget(self._home_folder.home, state, tenant, self._is_simulated, utc_now())
@@ -269,7 +272,8 @@ class _Asking:
         outcome = dict(request.outcome)
         self.journal.settle(request.request_id, outcome)
         record = self._sent.pop(request.request_id) | {"outcome": outcome}
-        booked = read_requests([record], {}, self.prices).requests.row(0, named=True)
+        paid = read_requests([record], {}, self.prices, NO_GENERATION).requests
+        booked = paid.row(0, named=True)
         if booked["held_nanos"] == 0:  # else the reservation stays: the money may be gone
             self.budget.settle(request.request_id, booked["cost_nanos"])
 

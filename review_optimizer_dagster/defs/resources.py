@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,15 +15,12 @@ import dagster as dg
 from pydantic import Field
 
 from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.core.batching import Tier
 from review_optimizer_dagster.core.cache import Identity
-from review_optimizer_dagster.core.classifier import (
-    Endpoint,
-    Readout,
-    prompt_identity,
-    read_requests,
-)
+from review_optimizer_dagster.core.classifier import Endpoint, Readout, read_requests
 from review_optimizer_dagster.core.costs import Budget, PriceTable, State, load_prices, period_key
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.exchange.prompt import Asking, Form, prompt_identity, reply_form
 from review_optimizer_dagster.storage.journal import DayJournal, StateStore
 from review_optimizer_dagster.taxonomies import Taxonomy
 from review_optimizer_dagster.text import NORMALISER_VERSION
@@ -30,6 +28,10 @@ from review_optimizer_dagster.text import NORMALISER_VERSION
 if TYPE_CHECKING:
     from review_optimizer_dagster.learning.embeddings import EmbeddingEndpoint
     from review_optimizer_dagster.simulator.judge import Judge
+    from review_optimizer_dagster.simulator.server import Simulator
+
+LOCAL_IN_FLIGHT = 2  # a small model on this machine's own cores gains nothing from more
+LOCAL_SECONDS_PER_REVIEW = 20.0
 
 
 class Listener:
@@ -70,7 +72,7 @@ class HomeFolder(dg.ConfigurableResource[Home]):
 
     def prices(self) -> PriceTable:
         """The shipped prices and those of `prices.toml` in the home."""
-        return load_prices(self.home.folder / "prices.toml")
+        return load_prices(self.home.prices_file)
 
     @contextmanager
     def journal(self, day: date) -> Iterator[DayJournal]:
@@ -115,7 +117,7 @@ def budget(home: Home, state: State, tenant: str, simulated: bool, now: datetime
 class Engine(dg.ConfigurableResource["Engine"]):
     """Who answers what the cache cannot, in this run."""
 
-    name: Literal["openai", "simulator", "configured"] = Field(
+    name: Literal["openai", "simulator", "local", "configured"] = Field(
         default="configured",
         description="`configured` is the one of tenants.toml, or the simulator in a demo home.",
     )
@@ -129,6 +131,15 @@ class Engine(dg.ConfigurableResource["Engine"]):
     latency_seconds: float = Field(
         default=0.05, ge=0.0, description="Simulator only: response time of a request."
     )
+    seconds_per_token: float = Field(
+        default=0.0, ge=0.0, description="Simulator only: response time of each output token."
+    )
+    latency_sigma: float = Field(
+        default=0.0, ge=0.0, description="Simulator only: spread of the lognormal response time."
+    )
+    faults: dict[str, float] = Field(
+        default={}, description="Simulator only: share of requests that meet each fault, by name."
+    )
     reclassify: bool = Field(
         default=False, description="Ask the model again about every text, and pay again."
     )
@@ -136,13 +147,45 @@ class Engine(dg.ConfigurableResource["Engine"]):
     def resolved(self, home: Home) -> str:
         """The engine's name: the run's own choice, else the home's."""
         name = home.settings.engine.name if self.name == "configured" else self.name
-        if name != "simulator" and (self.answers or self.answer_error):
-            raise UserError(f"--answers and --answer-error need the simulator, not {name!r}")
+        if name != "simulator" and (self.answers or self.answer_error or self.faults):
+            raise UserError(
+                f"--answers, --answer-error and --fault need the simulator, not {name!r}"
+            )
         return name
 
     def simulated(self, home: Home) -> bool:
         """Whether a simulator answers."""
         return self.resolved(home) == "simulator"
+
+    def ladder(self, home: Home) -> tuple[Tier, ...]:
+        """The models that may be asked, the cheapest first, and how many reviews each takes."""
+        if self.resolved(home) == "local":
+            from review_optimizer_dagster.local_model import LocalModel
+
+            return (Tier("local", LocalModel.model, max_reviews=LocalModel.most_documents),)
+        most = home.settings.batches.max_reviews
+        return tuple(
+            Tier(
+                step.name,
+                step.model,
+                step.max_complexity,
+                step.max_reviews or home.batch_cap(step.model) or most,
+            )
+            for step in home.settings.engine.ladder
+        )
+
+    def form(self, home: Home, taxonomy: Taxonomy) -> Form:
+        """In which form the replies to a taxonomy come; a small model does not learn codes."""
+        if self.resolved(home) == "local":
+            return "labels"
+        return reply_form(taxonomy, home.settings.engine.reply)
+
+    def asking(
+        self, home: Home, taxonomies: Mapping[str, Taxonomy]
+    ) -> Callable[[str, Tier], Asking]:
+        """How a taxonomy, by name, is asked in a tier."""
+        endpoint = self._endpoint(home, "", "")
+        return lambda name, tier: endpoint.asking(taxonomies[name], tier)
 
     def judge(self, home: Home, taxonomies: Mapping[str, Taxonomy]) -> Judge:
         """How the simulator judges: by its lexicon, or by the answers file."""
@@ -167,16 +210,23 @@ class Engine(dg.ConfigurableResource["Engine"]):
 
     def identities(self, home: Home, tenants: list[str], judge: Judge | None) -> dict[str, str]:
         """The identity that each tenant's answers are kept under."""
+        ladder = self.ladder(home)
         # The same name may be another model elsewhere.
         answerer = judge.policy if judge else urlsplit(home.settings.engine.base_url).netloc
-        policy = f"{home.settings.engine.model}@{answerer}"
+        if self.resolved(home) == "local":
+            answerer = "local"
+        models = "+".join(
+            tier.model if tier is ladder[-1] else f"{tier.model}<={tier.max_complexity:g}"
+            for tier in ladder
+        )
+        policy = f"{models}@{answerer}"
         identities = {}
         for tenant in tenants:
             taxonomy = home.taxonomy(tenant)
             identities[tenant] = Identity(
                 scope=home.tenant(tenant).pool or tenant,
                 taxonomy=taxonomy.identity,
-                prompt=prompt_identity(taxonomy),
+                prompt=prompt_identity(taxonomy, self.form(home, taxonomy)),
                 model_policy=policy,
                 normaliser=NORMALISER_VERSION,
                 simulated=judge is not None,
@@ -185,40 +235,63 @@ class Engine(dg.ConfigurableResource["Engine"]):
 
     @contextmanager
     def endpoint(self, home: Home, judge: Judge | None) -> Iterator[Endpoint]:
-        """The endpoint to send to; a simulator lives as long as this block."""
+        """The endpoint to send to; a simulator or local model lives as long as this block."""
+        settings, name = home.settings.engine, self.resolved(home)
+        if judge is not None:
+            with self._simulator(judge) as simulator:
+                yield self._endpoint(home, simulator.base_url, "simulated")
+        elif name == "local":
+            from review_optimizer_dagster.exchange.memory import find_probe
+            from review_optimizer_dagster.local_model import LocalModel
+
+            with LocalModel() as local:
+                found = self._endpoint(home, local.base_url, "local")
+                yield replace(found, memory=find_probe(local.base_url, local.metrics_url, "local"))
+        else:
+            from review_optimizer_dagster.exchange.memory import find_probe
+
+            key = settings.api_key()
+            found = self._endpoint(home, settings.base_url, key)
+            yield replace(found, memory=find_probe(settings.base_url, settings.metrics_url, key))
+
+    def _endpoint(self, home: Home, base_url: str, api_key: str) -> Endpoint:
         settings = home.settings.engine
-        if judge is None:
-            yield Endpoint(
-                name=self.resolved(home),
-                base_url=settings.base_url,
-                api_key=settings.api_key(),
-                model=settings.model,
-                simulated=False,
-                timeout_seconds=settings.timeout_seconds,
-                in_flight=settings.in_flight,
-                max_attempts=settings.max_attempts,
-            )
-            return
+        is_local = self.resolved(home) == "local"
+        return Endpoint(
+            name=self.resolved(home),
+            base_url=base_url,
+            api_key=api_key,
+            ladder=self.ladder(home),
+            simulated=self.simulated(home),
+            form=lambda taxonomy: self.form(home, taxonomy),
+            timeout_seconds=settings.timeout_seconds,
+            timeout_seconds_per_review=LOCAL_SECONDS_PER_REVIEW
+            if is_local
+            else settings.timeout_seconds_per_review,
+            in_flight=LOCAL_IN_FLIGHT if is_local else settings.in_flight,
+            max_attempts=settings.max_attempts,
+            tier_attempts=settings.tier_attempts,
+            max_escalated=settings.max_escalated,
+            max_memory=settings.max_memory,
+            batch_wait_seconds=settings.batch_wait_seconds,
+        )
+
+    def _simulator(self, judge: Judge) -> Simulator:
         from review_optimizer_dagster.simulator.server import Simulator
 
-        with Simulator(judge, latency_seconds=self.latency_seconds) as simulator:
-            yield Endpoint(
-                name="simulator",
-                base_url=simulator.base_url,
-                api_key="simulated",
-                model=settings.model,
-                simulated=True,
-                timeout_seconds=settings.timeout_seconds,
-                in_flight=settings.in_flight,
-                max_attempts=settings.max_attempts,
-            )
+        return Simulator(
+            judge,
+            latency_seconds=self.latency_seconds,
+            seconds_per_token=self.seconds_per_token,
+            sigma=self.latency_sigma,
+            faults=self.faults,
+        )
 
     @contextmanager
     def embedding_endpoint(self, home: Home) -> Iterator[EmbeddingEndpoint]:
         """The endpoint to embed with; a simulator lives as long as this block."""
         from review_optimizer_dagster.learning.embeddings import EmbeddingEndpoint
         from review_optimizer_dagster.simulator.judge import LexiconJudge
-        from review_optimizer_dagster.simulator.server import Simulator
 
         engine, model = home.settings.engine, home.settings.patterns.embedding_model
         limits = (engine.timeout_seconds, engine.max_attempts)
@@ -227,7 +300,7 @@ class Engine(dg.ConfigurableResource["Engine"]):
             key = engine.api_key(asked.embedding_key_env)
             yield EmbeddingEndpoint(asked.embedding_base_url, key, model, *limits)
             return
-        with Simulator(LexiconJudge(), latency_seconds=self.latency_seconds) as simulator:
+        with self._simulator(LexiconJudge()) as simulator:
             yield EmbeddingEndpoint(simulator.base_url, "simulated", model, *limits, simulated=True)
 
 

@@ -7,7 +7,7 @@ evicted, and nothing is ever unpickled. A write is on the disk when the call ret
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -25,7 +25,9 @@ _SETTINGS = {
     "disk_min_file_size": 2**62,
     "sqlite_synchronous": 2,  # FULL: a commit survives a loss of power
 }
-_INTENT, _OUTCOME, _GENERATION = "intent:", "outcome:", "generation"
+_INTENT, _OUTCOME, _GENERATION, _JOB = "intent:", "outcome:", "generation", "job:"
+
+_OPEN_JOBS = "open_jobs"  # a folder with a mark a day: a sensor need not open every journal
 
 
 class _JsonDisk(diskcache.JSONDisk):  # type: ignore[misc]  # diskcache has no types
@@ -55,6 +57,7 @@ class DayJournal:
     def __init__(self, folder: Path, day: date) -> None:
         self.day = day
         self._folder = folder / "requests" / day.isoformat()
+        self._open_jobs = folder / _OPEN_JOBS
         self._cache = diskcache.Cache(str(self._folder), disk=_JsonDisk, **_SETTINGS)
         self._is_locked = False
 
@@ -110,14 +113,54 @@ class DayJournal:
         if not self._cache.add(_OUTCOME + request_id, outcome):
             raise ValueError(f"request {request_id} has an outcome already")
 
-    def requests(self) -> list[dict[str, Any]]:
+    def requests(self) -> Iterator[dict[str, Any]]:
         """Every intent with its `outcome` (None: unknown), by sent_at, then request_id."""
-        keys = [key for key in self._cache.iterkeys() if key.startswith(_INTENT)]
-        records = [
-            self._cache[key] | {"outcome": self._cache.get(_OUTCOME + key.removeprefix(_INTENT))}
-            for key in keys
-        ]
-        return sorted(records, key=lambda record: (record["sent_at"], record["request_id"]))
+        names = [key.removeprefix(_INTENT) for key in self._keys(_INTENT)]
+        # Only when each was sent is held for all of them: the bodies of a day may be large.
+        for _, name in sorted((self._cache[_INTENT + name]["sent_at"], name) for name in names):
+            yield self._cache[_INTENT + name] | {"outcome": self._cache.get(_OUTCOME + name)}
+
+    def intend_job(self, job: dict[str, Any], requests: list[dict[str, Any]]) -> None:
+        """Keep a job of the Batch API and its requests, all or none of them.
+
+        Raises ValueError where an id is taken.
+        """
+        self._open_jobs.mkdir(parents=True, exist_ok=True)
+        (self._open_jobs / self.day.isoformat()).touch()
+        with self._cache.transact():
+            for request in requests:
+                self.intend(request)
+            if not self._cache.add(_JOB + job["job_id"], job):
+                raise ValueError(f"job {job['job_id']} was made before")
+
+    def update_job(self, job: dict[str, Any]) -> None:
+        """Replace a job's state."""
+        self._cache.set(_JOB + job["job_id"], job)
+
+    def settle_job(self, job: dict[str, Any], outcomes: Mapping[str, dict[str, Any]]) -> None:
+        """Keep a job's end and the raw outcomes of its requests, all or none of them."""
+        with self._cache.transact():
+            for request_id, outcome in outcomes.items():
+                self.settle(request_id, outcome)
+            self.update_job(job)
+        if all(each["status"] == "ended" for each in self.jobs()):
+            (self._open_jobs / self.day.isoformat()).unlink(missing_ok=True)
+
+    def jobs(self) -> list[dict[str, Any]]:
+        """Every job of the Batch API, in the order they were made."""
+        jobs: list[dict[str, Any]] = [self._cache[key] for key in self._keys(_JOB)]
+        return sorted(jobs, key=lambda job: (job["created_at"], job["job_id"]))
+
+    def _keys(self, prefix: str) -> list[str]:
+        return [key for key in self._cache.iterkeys() if key.startswith(prefix)]
+
+
+def days_with_open_jobs(folder: Path) -> list[date]:
+    """Delivery days that a job of the Batch API may still be open for, in order."""
+    marks = folder / _OPEN_JOBS
+    if not marks.is_dir():
+        return []
+    return sorted(date.fromisoformat(mark.name) for mark in marks.iterdir())
 
 
 class StateStore:

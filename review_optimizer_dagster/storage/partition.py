@@ -9,6 +9,7 @@ from datetime import date, datetime
 import polars as pl
 
 from review_optimizer_dagster.alerts.rules import Alert
+from review_optimizer_dagster.core.batching import PLAN
 from review_optimizer_dagster.core.cache import ENTRIES, POLICIES, USAGE, valid_since
 from review_optimizer_dagster.core.quality import RESULTS
 from review_optimizer_dagster.storage.warehouse import Connection
@@ -265,21 +266,37 @@ def unanswered(connection: Connection, day: date) -> pl.DataFrame:
 
 
 def planned(connection: Connection, day: date) -> pl.DataFrame:
-    """The batch plan with each text: columns of PLAN, title, text.
+    """The batch plan: PLAN rows whose answer is still wanted.
 
     Rechecks come last, so that a short budget goes to what has no answer at all.
     """
     return connection.frame(
         """
-        SELECT p.* EXCLUDE (day), r.title, r.text
+        SELECT p.* EXCLUDE (day)
         FROM batch_plan p
         JOIN cache_resolution c USING (day, tenant, identity, content_key)
-        JOIN raw_reviews r USING (day, tenant, review_id)
         WHERE p.day = ? AND NOT c.repeat AND (c.level IS NULL OR c.audit)
         ORDER BY p.purpose = 'audit', p.batch_id, p.position
         """,
         [day],
-    )
+    ).select(PLAN.names())
+
+
+def with_texts(connection: Connection, day: date, plan: pl.DataFrame) -> pl.DataFrame:
+    """Rows of the day's plan with title and text, in their order."""
+    numbered = plan.drop("title", "text", strict=False).with_row_index("place")
+    with connection.view("wanted", numbered):
+        return connection.frame(
+            """
+            SELECT w.* EXCLUDE (place), r.title, r.text
+            FROM wanted w
+            JOIN cache_resolution c USING (tenant, identity, content_key)
+            JOIN raw_reviews r ON r.day = c.day AND r.tenant = c.tenant
+                AND r.review_id = c.review_id
+            WHERE c.day = ? AND NOT c.repeat ORDER BY w.place
+            """,
+            [day],
+        )
 
 
 def replace_plan(connection: Connection, day: date, plan: pl.DataFrame) -> None:

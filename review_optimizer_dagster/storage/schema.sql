@@ -43,6 +43,9 @@ CREATE TABLE IF NOT EXISTS batch_classifications (
     day DATE, tenant VARCHAR, identity VARCHAR, content_key VARCHAR, status VARCHAR,
     labels VARCHAR, model VARCHAR, request_id VARCHAR, reason VARCHAR, attempts BIGINT
 );
+ALTER TABLE batch_classifications ADD COLUMN IF NOT EXISTS tier VARCHAR;
+ALTER TABLE batch_classifications ADD COLUMN IF NOT EXISTS unsure BOOLEAN;
+ALTER TABLE batch_classifications ADD COLUMN IF NOT EXISTS next_tier VARCHAR;
 COMMENT ON TABLE batch_classifications IS
     'What came of asking the model about a text: labelled, failed or deferred.';
 
@@ -54,6 +57,14 @@ CREATE TABLE IF NOT EXISTS llm_requests (
     prompt_tokens BIGINT, cached_tokens BIGINT, completion_tokens BIGINT, cost_nanos BIGINT,
     held_nanos BIGINT, sent_at TIMESTAMPTZ, latency_ms DOUBLE
 );
+-- sync, or batch: the Batch API; the model's step in the ladder, and what went on to the next one.
+ALTER TABLE llm_requests ADD COLUMN IF NOT EXISTS way VARCHAR;
+ALTER TABLE llm_requests ADD COLUMN IF NOT EXISTS tier VARCHAR;
+ALTER TABLE llm_requests ADD COLUMN IF NOT EXISTS escalated BIGINT;
+ALTER TABLE llm_requests ADD COLUMN IF NOT EXISTS cache_write_tokens BIGINT;
+-- Share of the model server's memory in use when the request was sent, and who said so.
+ALTER TABLE llm_requests ADD COLUMN IF NOT EXISTS memory_share DOUBLE;
+ALTER TABLE llm_requests ADD COLUMN IF NOT EXISTS memory_source VARCHAR;
 COMMENT ON TABLE llm_requests IS 'An attempt: one request to the model, with what it cost.';
 
 CREATE TABLE IF NOT EXISTS ledger_entries (

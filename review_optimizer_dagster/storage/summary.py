@@ -58,6 +58,11 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
         day,
     )
     audits = audit_counts(connection, day)
+    put_off = connection.rows(
+        "SELECT coalesce(reason, 'budget'), count(*) FROM review_results "
+        "WHERE day = ? AND status = 'deferred' GROUP BY ALL ORDER BY ALL",
+        [day],
+    )
     simulated = results.pop("simulated")
     reviews = results["reviews"]
     return {
@@ -68,6 +73,7 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
         "unique": results["unique"],
         "hits": hits,
         **{key: results[key] for key in ("repeats", "misses", "labelled", "failed", "deferred")},
+        "deferred_by": {str(reason): count for reason, count in put_off},
         "audits": audits["audits"],
         "audits_disagreed": audits["audits_disagreed"],
         "audit_cost_usd": usd(audits["cost_nanos"]),
@@ -101,9 +107,45 @@ def _request_figures(connection: Connection, day: date) -> tuple[dict[str, Any],
         """,
         day,
     )
+    llm["tiers"] = _tier_figures(connection, day)
     latencies = connection.rows("SELECT latency_ms FROM llm_requests WHERE day = ?", [day])
     latency = percentiles(cast("float | None", each) for (each,) in latencies)._asdict()
     return llm, latency
+
+
+def _tier_figures(connection: Connection, day: date) -> dict[str, dict[str, Any]]:
+    """What each step of the ladder of models was asked, what it passed on, and what it cost.
+
+    `share` is its part of the texts that the model answered.
+    """
+    rows = connection.frame(
+        """
+        SELECT tier, max(model_requested) AS model, count(*) AS requests,
+            sum(reviews)::BIGINT AS asked,
+            sum(escalated)::BIGINT AS escalated, sum(cost_nanos)::BIGINT AS cost_nanos
+        FROM llm_requests WHERE day = ? AND tier IS NOT NULL GROUP BY tier ORDER BY cost_nanos, tier
+        """,
+        [day],
+    ).rows(named=True)
+    counts = connection.rows(
+        "SELECT tier, count(*) FROM batch_classifications "
+        "WHERE day = ? AND status = 'labelled' GROUP BY tier",
+        [day],
+    )
+    answers = {str(tier): int(str(count)) for tier, count in counts}
+    labelled = sum(answers.values())
+    return {
+        row["tier"]: {
+            "model": row["model"],
+            "requests": row["requests"],
+            "asked": row["asked"],
+            "answered": answers.get(row["tier"], 0),
+            "escalated": row["escalated"],
+            "share": round(answers.get(row["tier"], 0) / labelled, 6) if labelled else None,
+            "cost_usd": usd(row["cost_nanos"]),
+        }
+        for row in rows
+    }
 
 
 def tenant_figures(connection: Connection, day: date) -> dict[str, dict[str, Any]]:

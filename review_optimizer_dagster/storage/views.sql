@@ -147,28 +147,57 @@ COMMENT ON COLUMN {out}.daily_quality.contract IS 'Whether rows, keys and label 
 COMMENT ON COLUMN {out}.daily_quality.detail IS 'The verdict in a sentence.';
 
 CREATE OR REPLACE VIEW {out}.model_requests AS
-SELECT day, tenant, coalesce(model, model_requested) AS model, service_tier, status, simulated,
-    count(*) AS requests, sum(reviews)::BIGINT AS reviews_asked,
+SELECT day, tenant, coalesce(model, model_requested) AS model, tier, way, service_tier, status,
+    simulated, count(*) AS requests, sum(reviews)::BIGINT AS reviews_asked,
     sum(answered)::BIGINT AS reviews_answered,
     sum(prompt_tokens)::BIGINT AS prompt_tokens, sum(cached_tokens)::BIGINT AS cached_tokens,
+    sum(cache_write_tokens)::BIGINT AS cache_write_tokens,
     sum(completion_tokens)::BIGINT AS completion_tokens, sum(cost_nanos) / 1e9 AS cost_usd,
     quantile_cont(latency_ms, 0.5) AS latency_p50_ms,
-    quantile_cont(latency_ms, 0.95) AS latency_p95_ms
+    quantile_cont(latency_ms, 0.95) AS latency_p95_ms, max(memory_share) AS memory_share
 FROM {out}.llm_requests
-GROUP BY day, tenant, coalesce(model, model_requested), service_tier, status, simulated;
+GROUP BY day, tenant, coalesce(model, model_requested), tier, way, service_tier, status, simulated;
 COMMENT ON VIEW {out}.model_requests IS 'Requests to the model, a day, tenant, model and outcome.';
 COMMENT ON COLUMN {out}.model_requests.day IS 'UTC day of delivery of the reviews asked about.';
 COMMENT ON COLUMN {out}.model_requests.tenant IS 'Who is billed.';
 COMMENT ON COLUMN {out}.model_requests.model IS 'Model that answered, as its reply names it.';
+COMMENT ON COLUMN {out}.model_requests.tier IS 'Step of the ladder of models; null for embeddings.';
+COMMENT ON COLUMN {out}.model_requests.way IS 'sync: one by one; batch: through the Batch API, at half the price.';
 COMMENT ON COLUMN {out}.model_requests.service_tier IS 'Service tier that the reply names.';
-COMMENT ON COLUMN {out}.model_requests.status IS 'ok, partial, invalid, http_error, timeout, connection or unknown.';
+COMMENT ON COLUMN {out}.model_requests.status IS 'ok, partial, invalid, http_error, timeout, connection, unknown, or how a job ended without an answer: expired, cancelled, rejected, lost.';
 COMMENT ON COLUMN {out}.model_requests.simulated IS 'True where a simulator answered.';
 COMMENT ON COLUMN {out}.model_requests.requests IS 'Attempts.';
 COMMENT ON COLUMN {out}.model_requests.reviews_asked IS 'Texts in these requests.';
 COMMENT ON COLUMN {out}.model_requests.reviews_answered IS 'Texts that got a valid answer.';
 COMMENT ON COLUMN {out}.model_requests.prompt_tokens IS 'Input tokens, cached ones included.';
 COMMENT ON COLUMN {out}.model_requests.cached_tokens IS 'Input tokens billed at the cached price.';
+COMMENT ON COLUMN {out}.model_requests.cache_write_tokens IS 'Input tokens billed at the price of writing them to the prompt cache.';
 COMMENT ON COLUMN {out}.model_requests.completion_tokens IS 'Output tokens.';
 COMMENT ON COLUMN {out}.model_requests.cost_usd IS 'Cost in US dollars.';
 COMMENT ON COLUMN {out}.model_requests.latency_p50_ms IS 'Median response time in milliseconds.';
 COMMENT ON COLUMN {out}.model_requests.latency_p95_ms IS '95th percentile of it.';
+COMMENT ON COLUMN {out}.model_requests.memory_share IS 'Highest share of the model server''s memory in use when one was sent, 0 to 1; null where it is not watched.';
+
+CREATE OR REPLACE VIEW {out}.tier_costs AS
+SELECT day, tenant, tier, model_requested AS model, simulated, count(*) AS requests,
+    sum(reviews)::BIGINT AS reviews_asked, sum(answered)::BIGINT AS reviews_answered,
+    sum(escalated)::BIGINT AS reviews_escalated,
+    sum(reviews) / sum(sum(reviews)) OVER (PARTITION BY day, tenant, simulated) AS asked_share,
+    sum(cost_nanos) / 1e9 AS cost_usd,
+    sum(cost_nanos) / nullif(sum(sum(cost_nanos)) OVER (
+        PARTITION BY day, tenant, simulated), 0) AS cost_share
+FROM {out}.llm_requests WHERE tier IS NOT NULL
+GROUP BY day, tenant, tier, model_requested, simulated;
+COMMENT ON VIEW {out}.tier_costs IS 'What each step of the ladder of models was asked, passed on and cost, a day and tenant.';
+COMMENT ON COLUMN {out}.tier_costs.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.tier_costs.tenant IS 'Who is billed.';
+COMMENT ON COLUMN {out}.tier_costs.tier IS 'Step of the ladder, the cheapest model first.';
+COMMENT ON COLUMN {out}.tier_costs.model IS 'Model that was asked for.';
+COMMENT ON COLUMN {out}.tier_costs.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.tier_costs.requests IS 'Attempts.';
+COMMENT ON COLUMN {out}.tier_costs.reviews_asked IS 'Texts in these requests.';
+COMMENT ON COLUMN {out}.tier_costs.reviews_answered IS 'Texts that got a valid answer, doubtful ones included.';
+COMMENT ON COLUMN {out}.tier_costs.reviews_escalated IS 'Texts that went on to the next step: no use, or in doubt.';
+COMMENT ON COLUMN {out}.tier_costs.asked_share IS 'Share of the texts asked, 0 to 1.';
+COMMENT ON COLUMN {out}.tier_costs.cost_usd IS 'Cost in US dollars.';
+COMMENT ON COLUMN {out}.tier_costs.cost_share IS 'Share of the cost, 0 to 1; null where nothing was paid.';

@@ -79,13 +79,14 @@ def one_by_one(texts: int) -> float:
     """Seconds a review when each is a request of its own, one after the other."""
     from openai import OpenAI
 
-    from review_optimizer_dagster.core.batching import request_body
+    from review_optimizer_dagster.exchange.prompt import Asking
     from review_optimizer_dagster.simulator.judge import LexiconJudge
     from review_optimizer_dagster.simulator.sample import sample_day
     from review_optimizer_dagster.simulator.server import Simulator
     from review_optimizer_dagster.taxonomies import load_taxonomy
 
     taxonomy = load_taxonomy("reviews")
+    how = Asking(taxonomy, "labels")
     first_day = date(2026, 1, 1)
     sample = sample_day(first_day, first_day, texts).with_columns(item_id=pl.lit("1"))
     with (
@@ -94,7 +95,7 @@ def one_by_one(texts: int) -> float:
     ):
         began = time.perf_counter()
         for batch in sample.iter_slices(1):
-            body = request_body(batch, taxonomy, "gpt-6-luna", redact=True)
+            body = how.body(batch, "gpt-6-luna", redact=True)
             client.post("/chat/completions", body=body, cast_to=object)
         return (time.perf_counter() - began) / texts
 

@@ -14,6 +14,7 @@ import polars as pl
 import pytest
 
 from review_optimizer_dagster.config import BatchSettings
+from review_optimizer_dagster.core.batching import STANDARD_TIER, Tier
 from review_optimizer_dagster.core.classifier import (
     ANSWERS,
     REQUESTS,
@@ -85,7 +86,7 @@ def record(name: str, keys: list[str], answer: Answer | None, **changes: Any) ->
     } | changes
 
 
-def read(*records: dict[str, Any], generation: int | None = None) -> Any:
+def read(*records: dict[str, Any], generation: int = 1) -> Any:
     return read_requests(records, {TAXONOMY.name: TAXONOMY}, PRICES, generation)
 
 
@@ -98,8 +99,8 @@ def test_a_run_labels_every_miss_and_books_every_request(tmp_path: Path) -> None
         made.close()
     answers, requests, shares = readout.answers, readout.requests, readout.shares
     assert (answers.schema, requests.schema, shares.schema) == (ANSWERS, REQUESTS, SHARES)
-    assert ran.deferred.schema == ANSWERS
-    assert ran.deferred.is_empty()
+    assert ran.unsent.schema == ANSWERS
+    assert ran.unsent.is_empty()
     assert answers["content_key"].to_list() == sorted(misses(100)["content_key"])
     (labels,) = answers["labels"].unique().to_list()
     assert json.loads(labels) == {field.name: field.labels[0] for field in TAXONOMY.fields}
@@ -225,14 +226,15 @@ def test_nothing_is_sent_without_a_price(
     """What cannot be booked must not be bought."""
     with ScriptedEndpoint() as endpoint:
         made = Bench(tmp_path, endpoint.base_url)
-        asked = Endpoint("openai", endpoint.base_url, KEY, model, False, 5.0, 8, 5)
+        ladder = (Tier(STANDARD_TIER, model),)
+        asked = Endpoint("openai", endpoint.base_url, KEY, ladder, False, lambda _: "labels")
         taxonomies = {TAXONOMY.name: TAXONOMY}
         with pytest.raises(problem, match=model):
             classify(
-                batches(misses(12)), taxonomies, asked, made.journal, 1, made.budget, PRICES,
-                clock=made.time.clock(),
+                batches(misses(12)), lambda rows: rows, taxonomies, asked, made.journal, 1,
+                made.budget, PRICES, clock=made.time.clock(),
             )  # fmt: skip
-        assert (endpoint.asked, made.journal.requests()) == ([], [])
+        assert (endpoint.asked, list(made.journal.requests())) == ([], [])
         made.close()
 
 
@@ -242,7 +244,7 @@ def test_an_unpriced_answer_ends_the_run_and_is_kept(tmp_path: Path) -> None:
         made = Bench(tmp_path, endpoint.base_url)
         with pytest.raises(UnknownPrice, match="gpt-0"):
             made.ask(batches(misses(12), TWELVES))
-        assert made.journal.requests()[0]["outcome"]["http_status"] == 200
+        assert next(made.journal.requests())["outcome"]["http_status"] == 200
         assert made.budget("acme").reserved() > 0
         made.close()
 
@@ -263,7 +265,8 @@ def test_a_run_settles_what_a_killed_one_left_reserved(tmp_path: Path) -> None:
 
 def test_the_endpoint_never_shows_its_key() -> None:
     """A repr ends up in logs and tracebacks."""
-    assert KEY not in repr(Endpoint("openai", "http://x", KEY, MODEL, False, 1.0, 4, 1))
+    ladder = (Tier(STANDARD_TIER, MODEL),)
+    assert KEY not in repr(Endpoint("openai", "http://x", KEY, ladder, False, lambda _: "labels"))
 
 
 def test_starting_up_does_not_import_the_client() -> None:
@@ -280,7 +283,7 @@ def test_answers_of_an_earlier_generation_do_not_count_but_their_cost_stays() ->
     """Reclassifying pays again; the ledger must show both."""
     first = record("r1", ["k1", "k2"], entries([entry("1"), entry("2")]))
     second = record("r2", ["k1"], entries([entry("1")]), generation=2)
-    readout = read(first, second)
+    readout = read(first, second, generation=2)
     assert readout.answers.select("content_key", "request_id").rows() == [("k1", "r2")]
     assert readout.requests["cost_nanos"].sum() == readout.shares["cost_nanos"].sum() == 300_000
     assert read(first, second, generation=1).answers.height == 2

@@ -16,7 +16,6 @@ from review_optimizer_dagster.core.costs import (
     ModelEnded,
     PriceTable,
     UnknownPrice,
-    Usage,
     allocate,
     hit_entries,
     load_prices,
@@ -28,6 +27,7 @@ from review_optimizer_dagster.core.costs import (
 )
 from review_optimizer_dagster.core.quality import RESULTS
 from review_optimizer_dagster.errors import ConfigError
+from review_optimizer_dagster.exchange.reply import Usage
 from review_optimizer_dagster_tests.memory_state import MemoryState
 
 TODAY = date(2026, 11, 22)

@@ -14,7 +14,6 @@ import pytest
 
 from review_optimizer_dagster.bounds import Rule, upper_bound
 from review_optimizer_dagster.config import PatternSettings
-from review_optimizer_dagster.core.batching import as_json
 from review_optimizer_dagster.core.patterns import (
     ANSWERED,
     CERTIFICATES,
@@ -32,6 +31,7 @@ from review_optimizer_dagster.core.patterns import (
     train,
     with_references,
 )
+from review_optimizer_dagster.exchange.prompt import as_json
 from review_optimizer_dagster.learning.classifier import Judged, OutOfFold
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy, load_taxonomy
 

@@ -287,7 +287,7 @@ def test_everything_that_runs_by_itself_ships_stopped(home: Home) -> None:
     definitions = definitions_of(home)
     schedules, sensors = list(definitions.schedules or []), list(definitions.sensors or [])
     assert [one.name for one in schedules] == ["yesterday"]
-    assert [one.name for one in sensors] == ["inbox_arrivals", "budget_alerts"]
+    assert [one.name for one in sensors] == ["inbox_arrivals", "batch_results", "budget_alerts"]
     for schedule in schedules:
         assert isinstance(schedule, dg.ScheduleDefinition)
         assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED

@@ -18,7 +18,7 @@ import pytest
 
 from review_optimizer_dagster import cli
 from review_optimizer_dagster.config import Home
-from review_optimizer_dagster.simulator import server
+from review_optimizer_dagster.simulator import endpoint
 from review_optimizer_dagster.storage import learning
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster_tests.conftest import DAY, deliver, query
@@ -76,7 +76,7 @@ def understood(text: str) -> list[float]:
 @pytest.fixture
 def file(home: Home, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     """A home whose endpoint understands; the file from which its model answers."""
-    monkeypatch.setattr(server, "_trigrams", understood)
+    monkeypatch.setattr(endpoint, "_trigrams", understood)
     (home.folder / "taxonomies").mkdir(parents=True)
     (home.folder / "taxonomies" / "moods.toml").write_text(TAXONOMY, encoding="utf-8")
     configure(home)
@@ -237,7 +237,7 @@ def test_a_missing_extra_is_said_before_anything_is_paid(
     assert ended["mendable"]
     assert "uv sync --extra semantic" in ended["problem"]
     journal = DayJournal(home.journal, DAY)
-    assert journal.requests() == []
+    assert list(journal.requests()) == []
     journal.close()
 
 

@@ -99,7 +99,7 @@ TWINS = json.dumps({"answers": [entry("1")]}).replace(
     ("script", "status", "asked_again"),
     [
         pytest.param(without("3", "7"), "partial", ["3", "7"], id="missing ids"),
-        pytest.param(with_extra(entry("4")), "ok", [], id="an id twice, the same labels"),
+        pytest.param(with_extra(entry("4")), "partial", ["4"], id="an id twice, the same labels"),
         pytest.param(
             with_extra(entry("4", **{TAXONOMY.main.name: OTHER})),
             "partial",
@@ -345,8 +345,8 @@ def test_a_budget_that_is_too_small_sends_nothing(tmp_path: Path) -> None:
     """Not one review fits: all are deferred, and nothing is spent."""
     with bench(tmp_path, budget_nanos=100) as made:
         ran = made.ask(batches(misses(600), ONE_BATCH))
-        assert ran.deferred.select("status", "reason").unique().rows() == [("deferred", "budget")]
-        assert ran.deferred.height == 600
+        assert ran.unsent.select("status", "reason").unique().rows() == [("deferred", "budget")]
+        assert ran.unsent.height == 600
         assert made.asked == []
         assert made.progress[-1] == (600, 600)
         # One review that does not fit is enough to know; the others are not tried one by one.
@@ -362,7 +362,7 @@ def test_a_budget_is_used_to_its_end_and_not_over(tmp_path: Path) -> None:
         assert labelled.filter(pl.col("tenant") == "beta").height == 12
         mine = labelled.filter(pl.col("tenant") == "acme")
         assert 0 < mine.height < 60
-        assert mine.height + ran.deferred.height == 60
+        assert mine.height + ran.unsent.height == 60
         assert made.budget("acme").spent() <= 2_000_000
         assert made.budget("acme").reserved() == 0
         assert min(len(asked.ids) for asked in made.asked) < 12

@@ -10,16 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from review_optimizer_dagster.config import BatchSettings
-from review_optimizer_dagster.core.batching import plan_batches, read_reply
+from review_optimizer_dagster.core.batching import plan_batches
 from review_optimizer_dagster.core.classifier import read_requests
 from review_optimizer_dagster.core.costs import load_prices
+from review_optimizer_dagster.exchange.reply import read_reply
 from review_optimizer_dagster_tests.core.test_classifier import outcome, record
 from review_optimizer_dagster_tests.scripted_endpoint import (
     DAY,
     TAXONOMY,
     Answer,
+    asking,
     completion,
     misses,
+    tier_of,
 )
 
 PRICES = load_prices()
@@ -106,7 +109,7 @@ def test_every_miss_is_planned_once_within_the_limits(
     limits = BatchSettings(min_reviews=least, max_reviews=least + more, max_input_tokens=tokens)
     texts = [" ".join(["word"] * words[number % len(words)]) for number in range(count)]
     found = misses(count).with_columns(text=pl.Series(texts, dtype=pl.String))
-    plan = plan_batches(found, TAXONOMIES, limits, DAY)
+    plan = plan_batches(found, asking, [tier_of(limits)], limits, DAY)
     assert sorted(plan["content_key"]) == sorted(found["content_key"])
     batches = plan.group_by("batch_id").agg(
         pl.len().alias("size"), pl.col("tokens").sum(), pl.col("item_id").n_unique().alias("ids")
@@ -140,7 +143,8 @@ def test_a_reply_gives_valid_labels_or_a_fault_for_each_that_was_asked(answer: A
 @given(RECORDS)
 def test_shares_add_up_and_nobody_is_answered_twice(records: list[dict[str, Any]]) -> None:
     """The ledger must equal what was paid, to the nano-dollar, whatever came back."""
-    readout = read_requests(records, TAXONOMIES, PRICES)
+    newest = max((made["generation"] for made in records), default=0)
+    readout = read_requests(records, TAXONOMIES, PRICES, newest)
     shares = dict(readout.shares.group_by("request_id").agg(pl.col("cost_nanos").sum()).iter_rows())
     for row in readout.requests.iter_rows(named=True):
         assert shares.get(row["request_id"], 0) == row["cost_nanos"] >= 0
@@ -148,7 +152,6 @@ def test_shares_add_up_and_nobody_is_answered_twice(records: list[dict[str, Any]
         assert row["answered"] <= row["reviews"]
     keys = readout.answers.select("identity", "content_key")
     assert keys.is_unique().all()
-    newest = max((made["generation"] for made in records), default=0)
     current = {made["request_id"] for made in records if made["generation"] == newest}
     assert set(readout.answers["request_id"].drop_nulls()) <= current
 
@@ -162,7 +165,8 @@ def test_who_is_labelled_does_not_depend_on_the_order(
     shuffled = list(records)
     random.shuffle(shuffled)
     told = ["identity", "content_key", "status", "attempts"]
-    one, other = (read_requests(given, TAXONOMIES, PRICES) for given in (records, shuffled))
+    newest = max((made["generation"] for made in records), default=0)
+    one, other = (read_requests(given, TAXONOMIES, PRICES, newest) for given in (records, shuffled))
     assert one.answers.select(told).equals(other.answers.select(told))
     assert one.shares["cost_nanos"].sum() == other.shares["cost_nanos"].sum()
 

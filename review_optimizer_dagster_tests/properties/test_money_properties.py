@@ -18,7 +18,6 @@ from review_optimizer_dagster.core.classifier import REQUESTS, SHARES
 from review_optimizer_dagster.core.costs import (
     BASELINE_NANOS_PER_REVIEW,
     Budget,
-    Usage,
     allocate,
     hit_entries,
     load_prices,
@@ -28,6 +27,7 @@ from review_optimizer_dagster.core.costs import (
     worst_case,
 )
 from review_optimizer_dagster.core.quality import RESULTS
+from review_optimizer_dagster.exchange.reply import Usage
 from review_optimizer_dagster_tests.memory_state import MemoryState
 
 DAY = date(2026, 11, 22)

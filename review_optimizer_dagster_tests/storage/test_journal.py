@@ -32,11 +32,11 @@ def test_requests_come_back_as_they_were_written(tmp_path: Path) -> None:
     journal.intend(intent("a"))
     journal.settle("c", {"body": "é\ud800 <html>" + "x" * 100_000})
     journal.close()
-    records = DayJournal(tmp_path, DAY).requests()
+    records = list(DayJournal(tmp_path, DAY).requests())
     assert [record["request_id"] for record in records] == ["a", "c", "b"]
     assert [record["outcome"] is None for record in records] == [True, False, True]
     assert records[1]["outcome"]["body"].startswith("é\ud800 <html>xxx")
-    assert DayJournal(tmp_path, date(2026, 11, 21)).requests() == []
+    assert list(DayJournal(tmp_path, date(2026, 11, 21)).requests()) == []
 
 
 def test_nothing_paid_for_is_overwritten(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_nothing_paid_for_is_overwritten(tmp_path: Path) -> None:
         journal.intend(intent("a"))
     with pytest.raises(ValueError, match="has an outcome"):
         journal.settle("a", {"body": "second"})
-    assert journal.requests()[0]["outcome"] == {"body": "first"}
+    assert next(journal.requests())["outcome"] == {"body": "first"}
 
 
 def test_everything_is_in_one_flushed_database(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_a_generation_is_raised_once_a_run(tmp_path: Path) -> None:
     assert journal.generation == 1
     assert [journal.raise_generation(run) for run in ("r1", "r1", "r2")] == [2, 2, 3]
     assert DayJournal(tmp_path, DAY).generation == 3
-    assert journal.requests() == []
+    assert list(journal.requests()) == []
 
 
 def test_state_is_read_added_and_listed(tmp_path: Path) -> None:

@@ -60,7 +60,10 @@ def archived(
 def answers(*rows: tuple[str, str, str]) -> pl.DataFrame:
     """What the model said: text, labels, request id."""
     return pl.DataFrame(
-        [("acme", "i", text, "labelled", labels, "m", q, None, 1) for text, labels, q in rows],
+        [
+            ("acme", "i", text, "labelled", labels, "m", q, None, 1, "standard", False, None)
+            for text, labels, q in rows
+        ],
         ANSWERS,
         orient="row",
     )

@@ -1,0 +1,1 @@
+"""Tests of one exchange with a model's endpoint."""
