@@ -48,7 +48,9 @@ class PromptCache:
         """Tokens read from the cache and written to it; None where writes are not stated."""
         cached = written = 0
         if request.prefix_tokens >= MIN_CACHED_PREFIX:
-            key = hashlib.blake2b(f"{request.model}\n{request.prefix}".encode()).digest()
+            key = hashlib.blake2b(
+                f"{request.model}\n{request.prefix}".encode(errors="replace")
+            ).digest()
             tokens = request.prefix_tokens // CACHE_STEP * CACHE_STEP
             with self._lock:
                 seen = key in self._seen

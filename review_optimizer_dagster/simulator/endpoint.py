@@ -36,10 +36,10 @@ from review_optimizer_dagster.simulator.protocol import (
     RefusedError,
     Reply,
     Request,
+    count_tokens,
     invalid,
     parse_object,
 )
-from review_optimizer_dagster.tokens import estimate_tokens
 
 MODELS = (
     "gpt-6-luna",
@@ -264,7 +264,7 @@ class Endpoint:
         """Letter trigrams hashed with signs: like spellings are near."""
         asked = Asked(request.client_request_id, "sync", self.clock())
         model, texts = _embedding_request(request.raw)
-        tokens = sum(map(estimate_tokens, texts))
+        tokens = count_tokens(texts)
 
         def embed(fault: Fault | None, _draw: random.Random) -> Reply:
             if fault is not None and (failure := fault.failed(asked.created)):

@@ -11,7 +11,7 @@ import json
 import re
 import tomllib
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -106,27 +106,25 @@ class Lexicon:
         ]
         for cue in itertools.chain(ignored, *map(_cues, data["fields"].items())):
             self._cues[cue.words].append(cue)
-        lengths: dict[str, set[int]] = defaultdict(set)
-        for words in self._cues:
-            lengths[words[0]].add(len(words))
-        self._lengths = {word: sorted(sizes, reverse=True) for word, sizes in lengths.items()}
+        self._lengths = _lengths(self._cues)
 
     def score(self, title: str | None, text: str) -> dict[str, dict[str, float]]:
         """Field to label to the summed weight of the cues that were found."""
         scores: dict[str, dict[str, float]] = {name: defaultdict(float) for name in self.fields}
-        times: Counter[Cue] = Counter()
+        # By identity: hashing a cue's words every time takes longer than finding it.
+        times: dict[int, int] = defaultdict(int)
         for part, factor in ((title or "", self.title_weight), (text, 1.0)):
             tokens = tokenise(part)
+            negates = not self.negations.isdisjoint(tokens)
             spent: dict[str, set[int]] = {name: set() for name in self.fields}
             for position, cue in self._found(tokens):
-                negated = self._negated(tokens, position, spent[cue.field])
                 if len(cue.words) > 1:
                     spent[cue.field].update(range(position, position + len(cue.words)))
-                times[cue] += 1
-                if times[cue] > self.most_times or not cue.label:
+                times[id(cue)] += 1
+                if times[id(cue)] > self.most_times or not cue.label:
                     continue
-                flip = self.fields[cue.field].flip
-                label = flip.get(cue.label) if negated else cue.label
+                negated = negates and self._negated(tokens, position, spent[cue.field])
+                label = self.fields[cue.field].flip.get(cue.label) if negated else cue.label
                 if label is not None:
                     scores[cue.field][label] += cue.weight * factor
         return scores
@@ -146,10 +144,14 @@ class Lexicon:
     def _found(self, tokens: list[str]) -> Iterator[tuple[int, Cue]]:
         """Where a cue begins, and the longest cue of each field there; cues do not overlap."""
         taken = dict.fromkeys(self.fields, 0)
-        for position, token in enumerate(tokens):
-            for length in self._lengths.get(token, ()):
+        lengths, cues = self._lengths, self._cues
+        following = [*tokens[1:], ""]
+        # Half of all words begin no cue, so they must cost next to nothing.
+        for position in [at for at, token in enumerate(tokens) if token in lengths]:
+            by_next = lengths[tokens[position]]
+            for length in by_next.get(following[position], by_next[""]):
                 end = position + length
-                for cue in self._cues.get(tuple(tokens[position:end]), ()):
+                for cue in cues.get(tuple(tokens[position:end]), ()):
                     if position >= taken[cue.field]:
                         taken[cue.field] = end
                         yield position, cue
@@ -166,6 +168,23 @@ class Lexicon:
         if scores.get(best, 0.0) >= field_rules.least:
             return best
         return field_rules.default if field_rules.default in labels else labels[0]
+
+
+def _lengths(cues: Iterable[tuple[str, ...]]) -> dict[str, dict[str, list[int]]]:
+    """First word to second word to how long such cues are, the longest first.
+
+    The second word "" stands for any that no cue goes on with.
+    """
+    sizes: dict[str, dict[str, set[int]]] = defaultdict(lambda: defaultdict(set))
+    for words in cues:
+        sizes[words[0]][words[1] if len(words) > 1 else ""].add(len(words))
+    return {
+        first: {
+            second: sorted(found | by_second[""], reverse=True)
+            for second, found in [("", by_second[""]), *by_second.items()]
+        }
+        for first, by_second in sizes.items()
+    }
 
 
 def _phrases(patterns: Sequence[str]) -> frozenset[str]:

@@ -14,8 +14,10 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any, TypeAlias
 
+import polars as pl
+
 from review_optimizer_dagster.simulator.forms import Form, read_form
-from review_optimizer_dagster.tokens import estimate_tokens
+from review_optimizer_dagster.tokens import estimate_tokens, estimated_tokens
 
 Json: TypeAlias = dict[str, Any]
 
@@ -189,17 +191,26 @@ class ChatRequest:
         if limit is not None and (not isinstance(limit, int) or limit < 1):
             raise invalid("'max_completion_tokens' must be at least 1", "max_completion_tokens")
         prefix = f"{schema}\n{system}"
-        asked = (m["content"] for m in messages if m["role"] not in ("system", "developer"))
+        asked = [m["content"] for m in messages if m["role"] not in ("system", "developer")]
         return cls(
             model=model,
             prefix=prefix,
             prefix_tokens=_prefix_tokens(prefix),
-            prompt_tokens=_prefix_tokens(prefix) + sum(map(estimate_tokens, asked)),
+            prompt_tokens=_prefix_tokens(prefix) + count_tokens(asked),
             documents=_documents(messages[-1]["content"]),
             form=form,
             max_tokens=limit,
             service_tier=tier if tier in ("flex", "priority") else "default",
         )
+
+
+def count_tokens(texts: Sequence[str]) -> int:
+    """`estimate_tokens` of all texts, in a fraction of its time for long ones."""
+    try:
+        counted = pl.select(estimated_tokens(pl.lit(pl.Series(texts, dtype=pl.String))).sum())
+    except UnicodeEncodeError:  # half a surrogate pair, which JSON may hold and polars cannot
+        return sum(map(estimate_tokens, texts))
+    return int(counted.item())
 
 
 # The prefix is the same for every request of a taxonomy.

@@ -129,6 +129,15 @@ def test_a_document_without_answer_is_missing() -> None:
     assert content == {"answers": [{"id": "2", "sentiment": "mixed"}]}
 
 
+def test_half_a_surrogate_pair_is_answered(simulator: Simulator) -> None:
+    """JSON may hold what UTF-8 cannot; a text from the wild must not be a server error."""
+    asked = json.dumps(body({"1": "Great \ud83d sound."}, system="Label \ud83d. " * 800)).encode()
+    for _ in range(2):
+        status, answer = http_request(simulator, "POST", "/v1/chat/completions", asked)
+        assert status == 200
+    assert answer["usage"]["prompt_tokens_details"]["cached_tokens"] > 0
+
+
 def test_stops_at_the_token_limit(simulator: Simulator) -> None:
     """A batch that is too long for its limit comes back cut, and says so."""
     [response] = ask(simulator, body(max_completion_tokens=10))
