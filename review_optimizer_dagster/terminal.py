@@ -142,6 +142,10 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
             f"  held for {llm['unknown']:,} requests of unknown outcome",
             f"${summary['held_usd']}" if llm["unknown"] else "",
         ),
+        (
+            f"  reserved for {llm['pending']:,} requests in jobs of the Batch API",
+            f"${summary['held_usd']}" if llm["pending"] else "",
+        ),
         ("one-model baseline", f"${summary['baseline_usd']}"),
         ("reduction", _percent(summary["reduction"])),
         ("accuracy", accuracy_text(summary["accuracy"])),

@@ -8,6 +8,8 @@ journal, whichever run asks; a run that was killed is taken up where its journal
 from __future__ import annotations
 
 import asyncio
+import signal
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -336,7 +338,7 @@ def still_asked(plan: pl.DataFrame, answers: pl.DataFrame) -> pl.DataFrame:
 
 def settle_budgets(requests: pl.DataFrame, budgets: Callable[[str], Budget]) -> None:
     """Settle what a run that was killed had no time to settle."""
-    known = requests.filter(pl.col("status") != "unknown", pl.col("held_nanos") == 0)
+    known = requests.filter(pl.col("held_nanos") == 0)
     for (tenant,), paid in known.group_by("tenant", maintain_order=True):
         try:
             budget = budgets(str(tenant))
@@ -352,6 +354,36 @@ def _in_own_loop(asking: Coroutine[Any, Any, None]) -> None:
     try:
         asyncio.get_running_loop()
     except RuntimeError:
-        return asyncio.run(asking)
+        return asyncio.run(_stoppable(asking))
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(asyncio.run, asking).result()
+
+
+async def _stoppable(asking: Coroutine[Any, Any, None]) -> None:
+    """Let an interrupt stop the run in order: nothing new is sent, what is in flight comes in.
+
+    SIGTERM, which a scheduler sends, means the same. A second one does not wait. Raises
+    KeyboardInterrupt.
+    """
+    loop, task = asyncio.get_running_loop(), asyncio.ensure_future(asking)
+    interrupts = []
+
+    def stop() -> None:
+        interrupts.append(True)
+        task.cancel()
+
+    handlers = {}
+    if threading.current_thread() is threading.main_thread():
+        for number in (signal.SIGINT, signal.SIGTERM):
+            handlers[number] = signal.getsignal(number)
+            loop.add_signal_handler(number, stop)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if interrupts:
+            raise KeyboardInterrupt from None
+        raise
+    finally:
+        for number, handler in handlers.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)

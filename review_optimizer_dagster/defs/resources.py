@@ -56,6 +56,8 @@ def step(name: str) -> Iterator[None]:
     listener.get().step(name)
     try:
         yield
+    except KeyboardInterrupt as stopped:
+        raise dg.DagsterExecutionInterruptedError from stopped  # a cancelled run, not a broken one
     except UserError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
 

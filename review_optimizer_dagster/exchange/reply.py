@@ -73,8 +73,8 @@ class Reply:
     """What came of one request; nothing in it is guessed."""
 
     status: str
-    """ok, partial, invalid, http_error, timeout, connection, unknown (no outcome), or how the Batch
-    API ended without one: expired, cancelled, rejected, lost."""
+    """ok, partial, invalid, http_error, timeout, connection, unknown (no outcome), pending (in a
+    job of the Batch API), or how a job ended without one: expired, cancelled, rejected, lost."""
     faults: Mapping[str, str]
     """Item id to what was wrong with its answer."""
     labels: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
@@ -137,10 +137,12 @@ def read_reply(record: Json) -> Reply:
     asked = [item_id for item_id, _, _ in record["items"]]
     outcome = record["outcome"]
     if outcome is None or outcome["failure"] is not None:
+        waits = ("pending", "its job of the Batch API has not ended", True)
+        died = ("unknown", "the run ended before the answer came", True)
         status, error, maybe_sent = (
             (outcome["failure"], outcome["error"], outcome["maybe_sent"])
             if outcome
-            else ("unknown", "the run ended before the answer came", True)
+            else (waits if record.get("way") == "batch" else died)
         )
         return Reply(status, dict.fromkeys(asked, error), error=error, cost_known=not maybe_sent)
     body = _parsed(outcome["body"])

@@ -98,8 +98,9 @@ def _request_figures(connection: Connection, day: date) -> tuple[dict[str, Any],
         """
         SELECT count(DISTINCT batch_id) AS batches, count(*) AS requests,
             count(*) FILTER (WHERE attempt > 1) AS retries,
-            count(*) FILTER (WHERE status NOT IN ('ok', 'partial', 'unknown')) AS failed,
+            count(*) FILTER (WHERE status NOT IN ('ok', 'partial', 'unknown', 'pending')) AS failed,
             count(*) FILTER (WHERE status = 'unknown') AS unknown,
+            count(*) FILTER (WHERE status = 'pending') AS pending,
             coalesce(sum(prompt_tokens), 0)::BIGINT AS prompt_tokens,
             coalesce(sum(cached_tokens), 0)::BIGINT AS cached_tokens,
             coalesce(sum(completion_tokens), 0)::BIGINT AS completion_tokens

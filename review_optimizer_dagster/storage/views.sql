@@ -164,7 +164,7 @@ COMMENT ON COLUMN {out}.model_requests.model IS 'Model that answered, as its rep
 COMMENT ON COLUMN {out}.model_requests.tier IS 'Step of the ladder of models; null for embeddings.';
 COMMENT ON COLUMN {out}.model_requests.way IS 'sync: one by one; batch: through the Batch API, at half the price.';
 COMMENT ON COLUMN {out}.model_requests.service_tier IS 'Service tier that the reply names.';
-COMMENT ON COLUMN {out}.model_requests.status IS 'ok, partial, invalid, http_error, timeout, connection, unknown, or how a job ended without an answer: expired, cancelled, rejected, lost.';
+COMMENT ON COLUMN {out}.model_requests.status IS 'ok, partial, invalid, http_error, timeout, connection, unknown (no outcome), pending (in a job of the Batch API), or how a job ended without an answer: expired, cancelled, rejected, lost.';
 COMMENT ON COLUMN {out}.model_requests.simulated IS 'True where a simulator answered.';
 COMMENT ON COLUMN {out}.model_requests.requests IS 'Attempts.';
 COMMENT ON COLUMN {out}.model_requests.reviews_asked IS 'Texts in these requests.';

@@ -130,7 +130,7 @@ def test_only_a_share_of_a_batch_goes_up(tmp_path: Path) -> None:
             [entry(i, product_quality="superb") if i == asked.ids[0] else entry(i)
              for i in asked.ids], model=MODEL,
         ),
-        lambda asked: entries([], model=MODEL),
+        lambda _: entries([], model=MODEL),
     ],
 )  # fmt: skip
 def test_what_a_model_cannot_answer_goes_up_after_two_tries(

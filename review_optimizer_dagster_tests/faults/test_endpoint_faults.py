@@ -434,3 +434,35 @@ def test_a_killed_run_is_taken_up_where_its_journal_ends(tmp_path: Path) -> None
     ]
     assert len({asked.request_id for asked in endpoint.asked}) == len(endpoint.asked)
     assert str(DAY) in readout.requests["request_id"][0]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_cancelled_run_takes_in_what_it_has_paid_for(tmp_path: Path, number: int) -> None:
+    """Nothing new is sent, what is in flight reaches the journal, and the next run goes on."""
+    stuck, released = threading.Semaphore(0), threading.Event()
+
+    def slow(asked: Asked) -> Answer:
+        stuck.release()
+        released.wait(20)
+        return good(asked)
+
+    with ScriptedEndpoint([good] * 4 + [slow] * 99) as endpoint:
+        child = subprocess.Popen(
+            [sys.executable, "-c", _CHILD, str(tmp_path), endpoint.base_url],
+            stderr=subprocess.DEVNULL,
+        )
+        for _ in range(6):
+            assert stuck.acquire(timeout=20)
+        asked = len(endpoint.asked)
+        os.kill(child.pid, number)
+        threading.Timer(0.3, released.set).start()
+        assert child.wait(timeout=30) != 0
+        made = Bench(tmp_path, endpoint.base_url)
+        requests = made.readout().requests
+        assert set(requests["status"]) == {"ok"}
+        assert requests.height == len(endpoint.asked) <= asked
+        assert made.budget("acme").reserved() == 0
+        made.ask(batches(misses(120), ONE_BATCH))
+        assert made.readout().answers["status"].to_list() == ["labelled"] * 120
+        assert made.readout().requests.height == 10
+        made.close()

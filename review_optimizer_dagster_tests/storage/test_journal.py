@@ -15,7 +15,11 @@ from typing import Any
 import pytest
 
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.storage.journal import DayJournal, StateStore
+from review_optimizer_dagster.storage.journal import (
+    DayJournal,
+    StateStore,
+    days_with_open_jobs,
+)
 
 DAY = date(2026, 11, 20)
 
@@ -49,6 +53,28 @@ def test_nothing_paid_for_is_overwritten(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="has an outcome"):
         journal.settle("a", {"body": "second"})
     assert next(journal.requests())["outcome"] == {"body": "first"}
+
+
+def test_a_job_and_its_requests_are_kept_together(tmp_path: Path) -> None:
+    """Half a job in the journal would be requests that nobody ever looks for."""
+    journal = DayJournal(tmp_path, DAY)
+    job = {"job_id": "j", "request_ids": ["a", "b"], "status": "intended", "created_at": "1"}
+    journal.intend(intent("b"))
+    with pytest.raises(ValueError, match="sent before"):
+        journal.intend_job(job, [intent("a"), intent("b")])
+    assert [record["request_id"] for record in journal.requests()] == ["b"]
+    assert journal.jobs() == []
+    journal.intend_job(job, [intent("a"), intent("c")])
+    assert days_with_open_jobs(tmp_path) == [DAY]
+    journal.update_job(job | {"status": "submitted"})
+    journal.settle("c", {"body": "settled"})
+    with pytest.raises(ValueError, match="has an outcome"):
+        journal.settle_job(job | {"status": "ended"}, {"a": {"body": ""}, "c": {"body": ""}})
+    assert [job["status"] for job in journal.jobs()] == ["submitted"]
+    assert [r["outcome"] is None for r in journal.requests()] == [True, True, False]
+    journal.settle_job(job | {"status": "ended"}, {"a": {"body": "x"}})
+    assert days_with_open_jobs(tmp_path) == []
+    journal.close()
 
 
 def test_everything_is_in_one_flushed_database(tmp_path: Path) -> None:
