@@ -70,7 +70,7 @@ class _SimulatorHelp(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from review_optimizer_dagster.simulator.faults import FAULTS
 
-        rows = "\n".join(f"  {name:<18}  {fault.does}" for name, fault in FAULTS.items())
+        rows = "\n".join(f"  {name:<18}  {fault.described}" for name, fault in FAULTS.items())
         parser.epilog = f"faults, each at a RATE from 0 to 1, at most one a request:\n{rows}"
         parser.print_help()
         parser.exit()
@@ -410,7 +410,7 @@ def init(home: Home) -> int:
     """Write a commented tenants.toml."""
     from rich.console import Console
 
-    from review_optimizer_dagster.config import commented_settings
+    from review_optimizer_dagster.template import commented_settings
 
     if not home.is_demo:
         raise UserError(f"{home.tenants_file} is there already; edit it")

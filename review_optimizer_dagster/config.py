@@ -22,7 +22,6 @@ from pydantic import (
     ValidationError,
     model_validator,
 )
-from pydantic.fields import FieldInfo
 
 from review_optimizer_dagster.errors import ConfigError, UserError
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
@@ -591,51 +590,3 @@ class Home:
             raise UserError(
                 f"{self.folder} {problem}, or set {HOME_VARIABLE} to another, empty folder"
             )
-
-
-_HEADER = """\
-# review-optimizer: who the tenants are, and how their reviews are answered.
-# Every key has a default, shown behind its #; remove the # to change it.
-# The key of the model's endpoint is never written here: it comes from the environment.
-"""
-
-_FIRST_TENANT = """
-# One table a tenant; its reviews arrive in inbox/NAME/YYYY-MM-DD/.
-[tenants.acme]
-"""
-
-
-def commented_settings() -> str:
-    """A tenants.toml that explains every key; made from the settings, so it cannot go stale."""
-    parts = [_HEADER]
-    tables: list[tuple[str, type[BaseModel]]] = []
-    for name, field in Settings.model_fields.items():
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            tables.append((name, field.annotation))
-        elif name != "tenants":
-            parts.append(_commented_key(name, field))
-    for name, model in tables:
-        parts.append(f"\n# {(model.__doc__ or '').strip()}\n[{name}]\n")
-        parts += [_commented_key(key, field) for key, field in model.model_fields.items()]
-    parts.append(_FIRST_TENANT)
-    parts += [_commented_key(key, field) for key, field in TenantSettings.model_fields.items()]
-    return "".join(parts)
-
-
-def _commented_key(name: str, field: FieldInfo) -> str:
-    default = field.get_default(call_default_factory=True)
-    return f"# {field.description}\n# {name} = {_toml(default)}\n"
-
-
-def _toml(value: object) -> str:
-    if value is None:
-        return '""  (none)'
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float | date):
-        return value.isoformat() if isinstance(value, date) else str(value)
-    if isinstance(value, tuple):
-        return json.dumps(list(value))
-    if isinstance(value, Mapping):
-        return "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items()) + " }"
-    return json.dumps(str(value))

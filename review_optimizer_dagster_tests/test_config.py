@@ -12,10 +12,10 @@ from review_optimizer_dagster.config import (
     Home,
     Settings,
     TenantSettings,
-    commented_settings,
 )
 from review_optimizer_dagster.errors import ConfigError, UserError
 from review_optimizer_dagster.taxonomies import load_taxonomy
+from review_optimizer_dagster.template import commented_settings
 
 SECRET = "sk-0123456789abcdef-never-shown"
 
