@@ -67,6 +67,12 @@ class Fault:
     delivery: Delivery = Delivery.WHOLE
 
     @property
+    def described(self) -> str:
+        """What it does, whether that is billed, and whether it can be noticed."""
+        notes = ("" if self.bills else "; not billed") + ("" if self.seen else "; cannot be seen")
+        return self.does + notes
+
+    @property
     def delivered(self) -> bool:
         """Whether the client can read the whole answer."""
         return self.delivery is Delivery.WHOLE and self.spoil is None
@@ -274,10 +280,10 @@ _ROWS = (
             "You exceeded your current quota, please check your plan and billing details.",
         ),
     ),
-    Fault("server_error", "500", bills=False, failure=SERVER_ERROR),
+    Fault("server_error", "500: it broke", bills=False, failure=SERVER_ERROR),
     Fault(
         "overloaded",
-        "503",
+        "503: overloaded",
         bills=False,
         failure=Failure(
             503,
@@ -307,13 +313,13 @@ _ROWS = (
     ),
     Fault(
         "unauthorized",
-        "401",
+        "401: a wrong key",
         bills=False,
         failure=_bad(401, "invalid_api_key", "Incorrect API key provided."),
     ),
     Fault(
         "forbidden",
-        "403",
+        "403: a key without the right",
         bills=False,
         failure=_bad(403, "access_denied", "This key is not allowed to use this model."),
     ),

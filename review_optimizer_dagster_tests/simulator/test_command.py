@@ -88,7 +88,7 @@ def test_help_lists_the_faults(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr().out
     for name, fault in FAULTS.items():
         assert f"  {name}" in said
-        assert fault.does in said
+        assert fault.described in said
 
 
 def test_serves_until_it_is_interrupted() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import struct
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -12,6 +14,7 @@ from typing import Any
 import httpx2
 import pytest
 
+from review_optimizer_dagster.simulator import connections
 from review_optimizer_dagster.simulator.judge import LexiconJudge
 from review_optimizer_dagster.simulator.server import Simulator
 from review_optimizer_dagster.tokens import estimate_tokens
@@ -21,6 +24,7 @@ from review_optimizer_dagster_tests.simulator.asking import (
     codes_body,
     http_request,
     schema,
+    until,
 )
 
 LONG = "Label every review with care. " * 200
@@ -119,6 +123,31 @@ class Waiting(LexiconJudge):
         self.inside.release()
         assert self.go_on.wait(30)
         return super().judge(title, text, fields)
+
+
+@pytest.mark.parametrize("looks", [True, False])
+def test_an_answer_to_nobody_is_not_delivered(monkeypatch: pytest.MonkeyPatch, looks: bool) -> None:
+    """A killed client left a paid answer behind, seen before it is written or while it is."""
+    judge = Waiting()
+    if not looks:
+        monkeypatch.setattr(connections._Handler, "_client_left", lambda _handler: False)
+    with Simulator(judge, latency_seconds=0.0) as left_alone:
+        host, port = left_alone.base_url.removeprefix("http://").removesuffix("/v1").split(":")
+        asked = json.dumps(body()).encode()
+        head = (
+            "POST /v1/chat/completions HTTP/1.1\r\nAuthorization: Bearer key\r\n"
+            f"Content-Length: {len(asked)}\r\n\r\n"
+        )
+        with socket.create_connection((host, int(port))) as client:
+            client.sendall(head.encode() + asked)
+            assert judge.inside.acquire(timeout=10)
+            # Closed without a farewell, as when the process is killed with data unread.
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        judge.go_on.set()
+        [row] = until(
+            lambda: rows if (rows := left_alone.billed) and not rows[0].delivered else None
+        )
+    assert row.completion_tokens > 0
 
 
 def test_metrics_state_the_load() -> None:
