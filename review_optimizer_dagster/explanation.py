@@ -34,6 +34,7 @@ def explanation(facts: Mapping[str, Any], scores: Mapping[str, tuple[str, float]
         *_source(facts),
         *_certificates(facts, scores),
         *_rechecks(facts),
+        *_attempts(facts["attempts"]),
         *_money(facts["ledger"]),
         *_gate(facts),
     ]
@@ -148,6 +149,14 @@ def _rechecks(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             "its source",
             f"{len(rechecks)} rechecks of its answers so far, {contradicted} contradicted it",
         )
+
+
+def _attempts(attempts: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:
+    for row in attempts:
+        way = " through the Batch API" if row["way"] == "batch" else ""
+        doubt = ", not sure" if row["unsure"] else ""
+        tier = f"{row['tier']} ({row['model']})"
+        yield "asked", f"attempt {row['attempt']}, {tier}{way}: {row['status']}{doubt}"
 
 
 def _money(ledger: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, str]]:

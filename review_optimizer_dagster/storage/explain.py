@@ -50,6 +50,16 @@ _FACTS = {
         FROM ledger_entries WHERE day = $day AND tenant = $tenant AND review_id = $review_id
         ORDER BY booked_at, entry_id
         """,
+    "attempts": """
+        SELECT q.attempt, q.tier, q.model_requested AS model, q.way, q.status, q.request_id,
+            q.request_id = b.request_id AND b.unsure AS unsure
+        FROM ledger_entries l JOIN llm_requests q USING (day, request_id)
+        LEFT JOIN batch_classifications b ON b.day = l.day AND b.content_key = l.content_key
+            AND b.identity = $identity
+        WHERE l.day = $day AND l.tenant = $tenant AND l.review_id = $review_id
+            AND q.tier IS NOT NULL
+        ORDER BY q.sent_at, q.request_id
+        """,
     "pattern": """
         SELECT day, version, rows, archived, seconds, trained_at FROM pattern_versions
         WHERE identity = $identity AND 'pattern:' || version = $source_key
