@@ -161,14 +161,17 @@ class Books:
 def compare(readout: Readout, record: Iterable[Entry], ledger_nanos: int) -> Books:
     """The books of a journal beside those of the endpoints that it asked.
 
-    A row of the record that no request of the journal asked for counts as differing.
+    A row of the record that no request of the journal asked for counts as differing. What went
+    out to a client that was killed before it could keep the answer counts as not read.
     """
+    unknown = set(readout.requests.filter(pl.col("status") == "unknown")["request_id"])
     read: Counter[str] = Counter()
     unread: Counter[str] = Counter()
     met = 0
     for row, readable in record:
         met += row.fault is not None
-        (read if readable else unread)[str(row.client_request_id)] += priced(row)
+        is_read = readable and row.client_request_id not in unknown
+        (read if is_read else unread)[str(row.client_request_id)] += priced(row)
     ours = {
         name: (cost, held)
         for name, cost, held in readout.requests.select(
@@ -185,7 +188,7 @@ def compare(readout: Readout, record: Iterable[Entry], ledger_nanos: int) -> Boo
         held=sum(held for _, held in ours.values()),
         billed_unread=unread.total(),
         uncovered=sum(1 for name in names if ours.get(name, (0, -1))[1] < unread[name]),
-        unknown=readout.requests.filter(pl.col("status") == "unknown").height,
+        unknown=len(unknown),
     )
 
 
