@@ -355,6 +355,20 @@ def test_cached_and_written_tokens_have_their_own_prices() -> None:
     assert row["cost_nanos"] == 300 * 100 + 600 * 10 + 100 * 125
 
 
+def test_a_line_of_a_job_costs_half_whatever_tier_its_body_names() -> None:
+    """The endpoint bills the way of sending, not what the model's response says of itself."""
+    sent = {"way": "batch", "service_tier": "batch"}
+    made = read(
+        record("r1", ["k1"], entries([entry("1")], service_tier="default"), **sent),
+        record("r2", ["k2"], entries([entry("1")], service_tier=None), **sent),
+        record("r3", ["k3"], entries([entry("1")], service_tier="flex")),
+        record("r4", ["k4"], None, **sent),
+    )
+    assert made.requests["cost_nanos"].to_list() == [75_000, 75_000, 75_000, 0]
+    assert made.requests["service_tier"].to_list() == ["batch", "batch", "flex", "batch"]
+    assert made.requests["status"].to_list() == ["ok", "ok", "ok", "pending"]
+
+
 @pytest.mark.parametrize(
     "usage",
     [

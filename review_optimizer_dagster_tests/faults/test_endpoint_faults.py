@@ -14,12 +14,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from email.utils import format_datetime
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 import pytest
 
 from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.exchange import run
 from review_optimizer_dagster_tests.scripted_endpoint import (
     DAY,
     KEY,
@@ -284,6 +286,23 @@ def test_a_timeout_may_have_been_paid_for(tmp_path: Path) -> None:
         assert statuses(made) == ["timeout", "ok"]
         assert made.readout().requests["held_nanos"][0] > 0
         check_books(made)
+
+
+def test_a_larger_batch_is_given_more_time(tmp_path: Path) -> None:
+    """A hundred answers take longer to write than one; the time-out must know it."""
+    asked: list[tuple[int, float]] = []
+    real = run.send_once
+
+    async def noting(client: Any, body: Any, name: str, seconds: float, *rest: Any) -> Any:
+        asked.append((len(Asked(body, name).ids), seconds))
+        return await real(client, body, name, seconds, *rest)
+
+    with bench(tmp_path) as made, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(run, "send_once", noting)
+        limits = {"timeout_seconds": 3.0, "timeout_seconds_per_review": 0.5}
+        made.ask(batches(misses(12), ONE_BATCH), **limits)
+        made.ask(batches(misses(3, "beta"), ONE_BATCH), **limits)
+    assert asked == [(12, 9.0), (3, 4.5)]
 
 
 def test_a_reply_that_drips_for_ever_is_left(tmp_path: Path) -> None:
