@@ -8,7 +8,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, date, datetime, timedelta
 from functools import partial
 from multiprocessing.connection import Connection
@@ -185,16 +185,24 @@ def _serve(pipe: Connection, judge: Judge, settings: Mapping[str, Any]) -> None:
 class Child:
     """A process of its own that sends one value once it is ready, and then answers."""
 
-    def __init__(self, target: Callable[..., None], *arguments: object) -> None:
-        """target: called with one end of a pipe and the arguments, all of which can be pickled."""
+    def __init__(
+        self,
+        target: Callable[..., None],
+        *arguments: object,
+        patience: float | None = SECONDS_TO_START,
+    ) -> None:
+        """target: called with one end of a pipe and the arguments, all of which can be pickled.
+
+        patience: seconds until the first word; None: for ever. Raises TimeoutError after them.
+        """
         context = multiprocessing.get_context("spawn")
         self._pipe, end = context.Pipe()
         self._process: BaseProcess = context.Process(target=target, args=(end, *arguments))
         self._process.start()
         end.close()
-        if not self._pipe.poll(SECONDS_TO_START):
+        if not self._pipe.poll(patience):
             self.close()
-            raise TimeoutError(f"no word of the child process in {SECONDS_TO_START:g} s")
+            raise TimeoutError(f"no word of the child process in {patience} s")
         self.first: Any = self._pipe.recv()
 
     def ask(self, question: object = None) -> Any:
@@ -329,26 +337,40 @@ class Asker:
         misses: pl.DataFrame,
         endpoint: Endpoint,
         settings: BatchSettings | None = None,
+        **how: Any,
+    ) -> Ran:
+        """Plan and classify; what is in the journal already is not asked again.
+
+        how: as `classified` takes it.
+        """
+        cpu, began = time.process_time(), time.perf_counter()
+        plan = self.planned(misses, endpoint, settings or BatchSettings())
+        seconds, used = time.perf_counter() - began, time.process_time() - cpu
+        held = misses.select(*_TEXT, "title", "text")
+
+        def texts(rows: pl.DataFrame) -> pl.DataFrame:
+            return rows.join(held, on=_TEXT, maintain_order="left")
+
+        ran = self.classified(plan, endpoint, texts, **how)
+        return replace(ran, plan_seconds=seconds, cpu_seconds=ran.cpu_seconds + used)
+
+    def classified(
+        self,
+        plan: pl.DataFrame,
+        endpoint: Endpoint,
+        texts: Callable[[pl.DataFrame], pl.DataFrame],
         *,
-        texts: Callable[[pl.DataFrame], pl.DataFrame] | None = None,
         by_batch: Iterable[str] = (),
         redact: bool = True,
         clock: Clock | None = None,
     ) -> Ran:
-        """Plan and classify; what is in the journal already is not asked again.
-
-        texts: adds the texts to rows of the plan, where those of `misses` are not to be kept.
-        """
-        settings = settings or BatchSettings()
+        """Classify what is planned; texts: adds title and text to rows of the plan."""
         cpu, began = time.process_time(), time.perf_counter()
-        plan = self.planned(misses, endpoint, settings)
-        planned = time.perf_counter()
-        held = misses.select(*_TEXT, "title", "text")
         stopped, unsent = None, ANSWERS.to_frame()
         try:
             unsent = classify(
                 plan,
-                texts or (lambda rows: rows.join(held, on=_TEXT, maintain_order="left")),
+                texts,
                 {self.taxonomy.name: self.taxonomy},
                 endpoint,
                 self.journal,
@@ -361,9 +383,8 @@ class Asker:
             ).unsent
         except UserError as error:
             stopped = str(error)
-        ended = time.perf_counter()
-        used = time.process_time() - cpu
-        return Ran(plan, planned - began, ended - planned, used, unsent, stopped)
+        seconds, used = time.perf_counter() - began, time.process_time() - cpu
+        return Ran(plan, 0.0, seconds, used, unsent, stopped)
 
     def readout(self) -> Readout:
         """What the journal says."""
