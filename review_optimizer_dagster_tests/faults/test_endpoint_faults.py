@@ -21,7 +21,7 @@ import pytest
 
 from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.exchange import run
+from review_optimizer_dagster.exchange import run, transport
 from review_optimizer_dagster_tests.scripted_endpoint import (
     DAY,
     KEY,
@@ -291,7 +291,7 @@ def test_a_timeout_may_have_been_paid_for(tmp_path: Path) -> None:
 def test_a_larger_batch_is_given_more_time(tmp_path: Path) -> None:
     """A hundred answers take longer to write than one; the time-out must know it."""
     asked: list[tuple[int, float]] = []
-    real = run.send_once
+    real = transport.send_once
 
     async def noting(client: Any, body: Any, name: str, seconds: float, *rest: Any) -> Any:
         asked.append((len(Asked(body, name).ids), seconds))
@@ -299,7 +299,7 @@ def test_a_larger_batch_is_given_more_time(tmp_path: Path) -> None:
 
     with bench(tmp_path) as made, pytest.MonkeyPatch.context() as patch:
         patch.setattr(run, "send_once", noting)
-        limits = {"timeout_seconds": 3.0, "timeout_seconds_per_review": 0.5}
+        limits: dict[str, Any] = {"timeout_seconds": 3.0, "timeout_seconds_per_review": 0.5}
         made.ask(batches(misses(12), ONE_BATCH), **limits)
         made.ask(batches(misses(3, "beta"), ONE_BATCH), **limits)
     assert asked == [(12, 9.0), (3, 4.5)]
