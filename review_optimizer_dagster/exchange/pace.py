@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from review_optimizer_dagster.exchange.reply import Limit
 
-FIRST_IN_FLIGHT = 4
+FIRST_IN_FLIGHT = 8  # a day of few batches is over before a slower start has found its pace
 FAILURES_THAT_OPEN = 8  # in a row: as many as may be in flight when an endpoint goes down
 FIRST_OPEN_SECONDS = 5.0
 LONGEST_OPEN_SECONDS = 60.0
@@ -24,8 +24,8 @@ MEMORY_STEP_SECONDS = 5.0
 class Window:
     """How many requests may be in flight: additive increase, multiplicative decrease.
 
-    Until something is too much for the first time it grows by one a response, as TCP's slow start
-    does (RFC 5681), then by one a round.
+    It begins with a few and grows by one a response, as TCP's slow start does (RFC 5681), until
+    something is too much for the first time; then by one a round.
     """
 
     def __init__(self, most: int) -> None:

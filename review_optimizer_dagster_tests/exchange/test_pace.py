@@ -21,17 +21,19 @@ from review_optimizer_dagster.exchange.reply import Limit
 
 def test_the_window_opens_by_a_place_a_response_until_it_was_too_much() -> None:
     """A day of a few dozen batches must not spend half of them on finding its pace."""
-    window = Window(8)
-    for _ in range(4):
-        window.faster()
+    window = Window(20)
     assert window.limit == 8
+    for _ in range(40):
+        window.faster()
+    assert window.limit == 20
     window.slower(sent_at=1.0, now=2.0)
     window.slower(sent_at=1.5, now=2.1)  # sent before the halving: the same sign of overload
-    assert window.limit == 4
+    assert window.limit == 10
     window.faster()
-    assert 4 < window.limit < 5
+    assert 10 < window.limit < 11
     window.slower(sent_at=2.5, now=3.0)
-    assert window.limit < 2.5
+    assert window.limit < 5.5
+    assert Window(4).limit == 4
 
 
 def test_a_bucket_lets_through_what_the_headers_say_is_left() -> None:
@@ -101,16 +103,26 @@ def test_a_model_in_trouble_holds_no_other_up() -> None:
     assert pace.wait("small", 100, 1.0) == pytest.approx(10.0)
     assert pace.wait("small", 1, 1.0) == pytest.approx(7.0)
     assert pace.wait("large", 100, 1.0) == 0
-    for number in range(4):
+    for number in range(8):
         pace.sent("large", f"l{number}", 100, 1.0)
     assert pace.wait("small", 1, 99.0) == math.inf
+
+
+def test_what_was_sent_since_is_not_counted_on() -> None:
+    """A response tells what was left when it was admitted, not what its successors took."""
+    pace = Pace(8, 0.8)
+    pace.sent("m", "first", 10, 0.0)
+    pace.sent("m", "second", 60, 1.0)
+    limits = {"tokens": Limit(limit=600, remaining=100, reset_seconds=0)}
+    pace.ended("m", "first", limits, pause=0.0, now=2.0)
+    assert pace.wait("m", 50, 2.0) == pytest.approx(1.0)  # 40 are left, 10 a second come back
+    pace.ended("m", "second", limits, pause=0.0, now=2.0)
+    assert pace.wait("m", 50, 2.0) == 0
 
 
 def test_short_memory_means_smaller_and_fewer_batches_and_passes() -> None:
     """A server that swaps answers nobody; one that has recovered is used in full again."""
     pace = Pace(8, 0.8)
-    for _ in range(4):
-        pace.answered()
     assert (pace.window.limit, pace.size) == (8, 1)
     pace.memory(0.9, 0.0)
     pace.memory(0.95, 1.0)  # what is in flight has to end before a step shows

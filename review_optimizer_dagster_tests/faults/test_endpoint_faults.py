@@ -327,6 +327,27 @@ def test_nobody_listens(tmp_path: Path) -> None:
     assert len(made.time.slept) == 2  # a back-off before each further attempt
 
 
+def test_an_endpoint_that_is_down_is_left_alone(tmp_path: Path) -> None:
+    """Thousands of requests to a dead server help nobody; a later run finds every review."""
+    plan = batches(misses(1_200), ONE_BATCH)
+    with bench(tmp_path, *[good] * 3, otherwise=error(500)) as made:
+        ran = made.ask(plan)
+        readout = made.readout()
+        labelled = readout.answers.filter(status="labelled")
+        assert labelled.height == 36
+        assert len(made.asked) < 40  # of 500 that five attempts a batch would be
+        assert ran.unsent["status"].unique().to_list() == ["failed"]
+        assert ran.unsent["reason"].str.starts_with("circuit open: HTTP 500").all()
+        gave_up = readout.answers.filter(status="failed")
+        assert labelled.height + gave_up.height + ran.unsent.height == 1_200
+        assert made.progress[-1] == (1_200, 1_200)
+    with ScriptedEndpoint() as endpoint:
+        again = Bench(tmp_path, endpoint.base_url)
+        assert again.ask(plan).unsent.is_empty()
+        assert again.readout().answers["status"].to_list() == ["labelled"] * 1_200
+        again.close()
+
+
 def test_a_response_without_usage_is_held_and_marked(tmp_path: Path) -> None:
     """Its cost is not known, and not nothing."""
     with bench(tmp_path, lambda asked: entries([entry(i) for i in asked.ids], usage=None)) as made:
