@@ -261,6 +261,10 @@ class HurriedTime:
         self.slept += seconds
         await asyncio.sleep(0)
 
+    def since_1970(self) -> float:
+        """Seconds, for a simulator: its dates and limits go by the same time."""
+        return NOON.timestamp() + self._seconds()
+
     def clock(self) -> Clock:
         """For `classify`."""
         return Clock(

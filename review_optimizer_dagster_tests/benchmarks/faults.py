@@ -264,8 +264,10 @@ def tried(trial: Trial, misses: pl.DataFrame, form: Form, seed: int) -> Tried:
     """Run a trial, then a run without its fault, and count."""
     judge, began = DigestJudge(), time.perf_counter()
     with tempfile.TemporaryDirectory() as folder, Asker(Path(folder), TAXONOMY) as asker:
-        settings = {"latency_seconds": 0.0, "seed": seed} | dict(trial.simulator)
-        simulator, time_of = WatchedSimulator(judge, **settings), HurriedTime()
+        time_of = HurriedTime()
+        settings: dict[str, Any] = {"latency_seconds": 0.0, "seed": seed}
+        settings["clock"] = time_of.since_1970
+        simulator = WatchedSimulator(judge, **(settings | dict(trial.simulator)))
         with simulator:
             ran, broke = _asked(asker, misses, simulator, form, time_of, trial)
             wait_until_idle(simulator)
@@ -277,7 +279,7 @@ def tried(trial: Trial, misses: pl.DataFrame, form: Form, seed: int) -> Tried:
         answered = readout.answers.select(_TEXT)
         untold = unsent.join(answered, on=_TEXT, how="anti")
         open_ = _unaccounted(misses, asker, ran)
-        mended = WatchedSimulator(judge, latency_seconds=0.0, seed=seed)
+        mended = WatchedSimulator(judge, **settings)
         with mended:
             later, later_broke = _asked(asker, misses, mended, form, time_of)
             record += mended.record
