@@ -8,10 +8,12 @@ finds it again.
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from dataclasses import replace
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -23,6 +25,8 @@ from review_optimizer_dagster.exchange.reply import read_reply
 from review_optimizer_dagster.exchange.transport import no_outcome, response_outcome
 
 if TYPE_CHECKING:
+    from openai import APIStatusError
+
     from review_optimizer_dagster.exchange.run import Run, Work
 
 PATH = "/v1/chat/completions"
@@ -33,6 +37,9 @@ MOST_BYTES = 90_000_000  # half of what it takes: a file is in memory while it i
 ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 FIRST_POLL_SECONDS = 0.25
 LONGEST_POLL_SECONDS = 30.0
+CALL_SECONDS = 60.0
+UPLOAD_SECONDS = 600.0
+DOWNLOAD_SECONDS = 120.0
 LOOKS_FOR_LOST = 3  # at the list of jobs, for one whose creation got no answer
 # How a line without a response ended, as `Reply.status` names it; none of these is charged.
 _UNCHARGED = {"batch_expired": "expired", "batch_cancelled": "cancelled"}
@@ -143,36 +150,52 @@ class BatchJobs:
         self._records |= {record["request_id"]: record for record in records}
         run.journal.intend_job(job, records)
         self._open[job["job_id"]] = job
-        try:
-            file = await self._client.files.create(
-                file=(f"{job['job_id']}.jsonl", b"".join(lines)), purpose="batch"
-            )
-            remote = await self._client.batches.create(
-                input_file_id=file.id,
-                endpoint=PATH,
-                completion_window=WINDOW,
-                metadata={JOB_KEY: job["job_id"]},
-            )
-        except Exception as error:
-            self._refused(error)
+        name = (f"{job['job_id']}.jsonl", b"".join(lines))
+        upload = self._client.files.create(file=name, purpose="batch")
+        file = await self._call(upload, UPLOAD_SECONDS, submits=True)
+        if not _has_id(file):
             return
-        self._note(job, remote_id=remote.id, status="submitted")
+        creation = self._client.batches.create(
+            input_file_id=file.id,
+            endpoint=PATH,
+            completion_window=WINDOW,
+            metadata={JOB_KEY: job["job_id"]},
+        )
+        remote = await self._call(creation, submits=True)
+        if _has_id(remote):  # else its fate is looked up by its metadata
+            self._note(job, remote_id=remote.id, status="submitted")
 
-    def _refused(self, error: Exception) -> None:
-        """A job was not taken, or it is not known whether it was; raises what is no API error."""
-        from openai import APIConnectionError, APIStatusError
+    async def _call(
+        self, call: Awaitable[Any], seconds: float = CALL_SECONDS, *, submits: bool = False
+    ) -> Any:
+        """What a call about jobs brought; None where it brought nothing that can be used now.
 
-        run = self._run
-        if isinstance(error, APIConnectionError):
-            return  # the job's fate is looked up by its metadata
-        if not isinstance(error, APIStatusError):
-            raise error
-        said = f"{run.endpoint.base_url}: HTTP {error.status_code}: {error.message[:300]}"
-        if error.status_code in (404, 405, 501):
-            run.stop = f'{said}: this endpoint has no Batch API: set send = "sync" for its tenants'
-        elif error.status_code in (401, 402, 403):
+        Raises NotFoundError, unless the call was to submit something: then nothing can be.
+        """
+        from openai import APIStatusError, NotFoundError, OpenAIError
+
+        try:
+            async with asyncio.timeout(seconds):  # the client's own is for one read
+                return await call
+        except APIStatusError as error:
+            if isinstance(error, NotFoundError) and not submits:
+                raise
+            self._refused(error, submits)
+        except (OpenAIError, TimeoutError):
+            return None
+        except (ValueError, AttributeError, TypeError):
+            return None  # a 200 whose body is none that the client knows: it is asked again
+        return None
+
+    def _refused(self, error: APIStatusError, submits: bool) -> None:
+        """Stop the run where another call would meet the same."""
+        run, status = self._run, error.status_code
+        said = f"{run.endpoint.base_url}: HTTP {status}: {error.message[:300]}"
+        if status in (401, 402, 403):
             run.stop = f"{said}: check the key in the variable that [engine] api_key_env names"
-        elif error.status_code < 500 and error.status_code != 429:
+        elif submits and status in (404, 405, 501):
+            run.stop = f'{said}: this endpoint has no Batch API: set send = "sync" for its tenants'
+        elif submits and status < 500 and status not in (408, 409, 429):
             run.stop = f"{said}: the Batch API refuses the job"
 
     # --- collecting ---------------------------------------------------------------------------
@@ -182,65 +205,95 @@ class BatchJobs:
         ended = False
         for job in list(self._open.values()):
             remote = await self._remote(job)
-            if remote is None and job["status"] == "lost":
-                self._end(job, {})
-                ended = True
+            outcomes: dict[str, Json] | None = None
+            if job["status"] == "lost":
+                outcomes = {}
             elif remote is not None and remote.status in ENDED:
-                self._end(job, await self._outcomes(job, remote))
+                outcomes = await self._outcomes(job, remote)
+            if outcomes is not None:
+                self._end(job, outcomes)
                 ended = True
         return ended
 
     async def _remote(self, job: Json) -> Any:
         """The endpoint's view of a job; None where it cannot be had, now or (`lost`) ever."""
-        from openai import APIConnectionError, APIStatusError, NotFoundError
+        from openai import NotFoundError
 
+        if job["remote_id"] is None:
+            return await self._found(job)
         try:
-            if job["remote_id"] is not None:
-                return await self._client.batches.retrieve(job["remote_id"])
-            async for remote in self._client.batches.list(limit=100):
-                if (remote.metadata or {}).get(JOB_KEY) == job["job_id"]:
-                    self._note(job, remote_id=remote.id, status="submitted")
-                    return remote
+            remote = await self._call(self._client.batches.retrieve(job["remote_id"]))
         except NotFoundError:
             job["status"] = "lost"
-        except (APIConnectionError, APIStatusError) as error:
-            if isinstance(error, APIStatusError) and error.status_code in (401, 403):
-                self._refused(error)
             return None
-        else:
+        return remote if _has_id(remote) and isinstance(remote.status, str) else None
+
+    async def _found(self, job: Json) -> Any:
+        """A job that is only known by its metadata, out of the endpoint's list of jobs."""
+
+        async def listed() -> list[Any]:
+            return [remote async for remote in self._client.batches.list(limit=100)]
+
+        remotes = await self._call(listed())
+        for remote in remotes or ():
+            if (remote.metadata or {}).get(JOB_KEY) == job["job_id"]:
+                self._note(job, remote_id=remote.id, status="submitted")
+                return remote
+        if remotes is not None:
             # Not in the list: it was never made, unless its creation is still on the way.
             job["looks"] = job.get("looks", 0) + 1
             if job["looks"] >= LOOKS_FOR_LOST:
                 job["status"] = "lost"
         return None
 
-    async def _outcomes(self, job: Json, remote: Any) -> dict[str, Json]:
-        """Raw outcomes by request_id, from the output and the error file of a job."""
-        now, key = self._run.clock.now(), self._run.endpoint.api_key
-        found: dict[str, Json] = {}
-        for file_id in (remote.output_file_id, remote.error_file_id):
-            content = await self._client.files.content(file_id) if file_id else None
-            for line in content.text.splitlines() if content is not None else ():
-                entry = json.loads(line) if line.strip() else {}
-                name, response = entry.get("custom_id"), entry.get("response")
-                if name not in self._works:
-                    continue
-                if response:
-                    body = json.dumps(response["body"], ensure_ascii=False)
-                    headers = {"x-request-id": str(response.get("request_id"))}
-                    found[name] = response_outcome(response["status_code"], body, headers, key, now)
-                else:
-                    problem = entry.get("error") or {}
-                    code = str(problem.get("code"))
-                    status = _UNCHARGED.get(code, "rejected")
-                    said = str(problem.get("message") or code)[:300]
-                    found[name] = no_outcome(status, said, False, now)
+    async def _outcomes(self, job: Json, remote: Any) -> dict[str, Json] | None:
+        """Raw outcomes by request_id, from the output and the error file of a job.
+
+        None where a file cannot be had now, or only a part of it: it is fetched again.
+        """
+        now = self._run.clock.now()
         if remote.status == "failed":
             errors = remote.errors.data if remote.errors and remote.errors.data else []
             said = "; ".join(f"{e.code}: {e.message}" for e in errors)[:300] or "no reason given"
-            rejected = no_outcome("rejected", said, False, now)
-            return dict.fromkeys(job["request_ids"], rejected)
+            return dict.fromkeys(job["request_ids"], no_outcome("rejected", said, False, now))
+        found: dict[str, Json] = {}
+        for file_id in (remote.output_file_id, remote.error_file_id):
+            entries = await self._entries(file_id) if file_id else []
+            if entries is None:
+                return None
+            for entry in entries:
+                if entry.get("custom_id") in self._works:
+                    found[entry["custom_id"]] = self._outcome(entry, now)
         return found
+
+    async def _entries(self, file_id: str) -> list[Json] | None:
+        """The lines of a file; none of one that is gone, None where it cannot be had whole."""
+        from openai import NotFoundError
+
+        try:
+            content = await self._call(self._client.files.content(file_id), DOWNLOAD_SECONDS)
+        except NotFoundError:
+            return []
+        text = getattr(content, "text", None)
+        if not isinstance(text, str):
+            return None
+        try:
+            entries = [json.loads(line) for line in text.splitlines() if line.strip()]
+        except ValueError:
+            return None
+        return entries if all(isinstance(entry, dict) for entry in entries) else None
+
+    def _outcome(self, entry: Json, now: datetime) -> Json:
+        response, problem = entry.get("response"), entry.get("error")
+        if isinstance(response, dict) and isinstance(response.get("status_code"), int):
+            body = json.dumps(response.get("body"), ensure_ascii=False)
+            headers = {"x-request-id": str(response.get("request_id"))}
+            key = self._run.endpoint.api_key
+            return response_outcome(response["status_code"], body, headers, key, now)
+        problem = problem if isinstance(problem, dict) else {}
+        code = str(problem.get("code"))
+        status = _UNCHARGED.get(code, "rejected")
+        return no_outcome(status, str(problem.get("message") or code)[:300], False, now)
 
     def _end(self, job: Json, outcomes: Mapping[str, Json]) -> None:
         """Keep what a job brought, then use it.
@@ -266,6 +319,11 @@ class BatchJobs:
     def _note(self, job: Json, **changes: object) -> None:
         job |= changes
         self._run.journal.update_job(job)
+
+
+def _has_id(answer: Any) -> bool:
+    """Whether an answer is an object of the API: an HTML page with status 200 comes as a text."""
+    return isinstance(getattr(answer, "id", None), str)
 
 
 def _line(name: str, body: Json) -> bytes:

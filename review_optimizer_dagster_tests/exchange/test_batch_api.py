@@ -13,6 +13,7 @@ import pytest
 
 from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.exchange import batch_api
 from review_optimizer_dagster.exchange.batch_api import BatchJobs
 from review_optimizer_dagster.simulator.judge import LexiconJudge
 from review_optimizer_dagster.simulator.server import Simulator
@@ -195,3 +196,43 @@ def test_a_stopped_run_leaves_its_jobs_to_the_next(
         made.ask(PLAN, by_batch=["acme"])
         assert made.readout().answers["status"].to_list() == ["labelled"] * 60
         assert len(simulator.billed) == 5
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        "rate_limit_ms",
+        "server_error",
+        "overloaded",
+        "html_error",
+        "cut_before_body",
+        "cut_in_body",
+        "malformed_json",
+        "empty_body",
+        "not_json",
+    ],
+)
+def test_faults_of_the_calls_about_jobs_break_nothing(tmp_path: Path, fault: str) -> None:
+    """One 429 while a file is fetched must not cost a day its run, nor a review its answer."""
+    with bench(tmp_path, batch_call_faults={fault: 0.4}) as (made, simulator):
+        for _ in range(4):  # a submission that got no answer is looked up, and made again
+            made.ask(PLAN, by_batch=["acme"], batch_wait_seconds=3_600.0)
+        readout = made.readout()
+        assert readout.answers["status"].to_list() == ["labelled"] * 60
+        paid = readout.requests.filter(status="ok")
+        assert paid["answered"].sum() == 60
+        held = readout.requests["held_nanos"].sum()
+        assert made.budget("acme").reserved() == held
+        assert (
+            paid["cost_nanos"].sum() <= billed_nanos(simulator) <= paid["cost_nanos"].sum() + held
+        )
+
+
+def test_a_call_that_never_ends_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bytes that keep dripping satisfy every time-out but one for the whole call."""
+    monkeypatch.setattr(BatchJobs._call, "__defaults__", (0.3,))
+    monkeypatch.setattr(batch_api, "UPLOAD_SECONDS", 0.3)
+    with bench(tmp_path, batch_call_faults={"never_ending": 1.0}) as (made, _):
+        ran = made.ask(PLAN, by_batch=["acme"], batch_wait_seconds=1.0)
+        assert ran.unsent["reason"].unique().to_list() == ["batch"]
+        assert ran.unsent.height == 60
