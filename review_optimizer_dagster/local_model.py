@@ -2,7 +2,9 @@
 
 SmolLM2-135M-Instruct under llama.cpp, both from wheels (extra `local`). It loses its way in a long
 prompt over many documents, so it is asked one field of one document at a time, and a batch's answer
-is put together of that. What it may say is a grammar of the field's labels.
+is put together of that. What it may say is a grammar of the field's labels. Of 60 real reviews it
+told 87 % as positive or negative that way, and 48 to 63 % by the prompt of a batch; of questions
+less plain than that it mostly gives the likeliest label.
 """
 
 from __future__ import annotations
