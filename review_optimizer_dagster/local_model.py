@@ -9,6 +9,7 @@ less plain than that it mostly gives the likeliest label.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -114,6 +115,8 @@ class LocalModel:
     model: Final = "smollm2-135m-instruct"
     most_documents: Final = 10
     """Of a request: any number works, but it takes a second or more for each."""
+    policy: Final = "local-" + hashlib.blake2b(_PROMPT.encode(), digest_size=4).hexdigest()
+    """How it is asked: part of what its answers are kept under."""
 
     def __init__(self) -> None:
         self.base_url = ""

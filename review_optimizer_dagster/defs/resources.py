@@ -216,7 +216,9 @@ class Engine(dg.ConfigurableResource["Engine"]):
         # The same name may be another model elsewhere.
         answerer = judge.policy if judge else urlsplit(home.settings.engine.base_url).netloc
         if self.resolved(home) == "local":
-            answerer = "local"
+            from review_optimizer_dagster.local_model import LocalModel
+
+            answerer = LocalModel.policy
         models = "+".join(
             tier.model if tier is ladder[-1] else f"{tier.model}<={tier.max_complexity:g}"
             for tier in ladder
