@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from review_optimizer_dagster.exchange.reply import Limit
 
 FIRST_IN_FLIGHT = 8  # a day of few batches is over before a slower start has found its pace
+GOOD_ROUNDS = 2  # before a refusal that is not a sign of too fast a pace
 FAILURES_THAT_OPEN = 8  # in a row: as many as may be in flight when an endpoint goes down
 FIRST_OPEN_SECONDS = 5.0
 LONGEST_OPEN_SECONDS = 60.0
@@ -25,23 +26,30 @@ class Window:
     """How many requests may be in flight: additive increase, multiplicative decrease.
 
     It begins with a few and grows by one a response, as TCP's slow start does (RFC 5681), until
-    something is too much for the first time; then by one a round.
+    something is too much; then it is halved and grows by one a round. Where the trouble came after
+    a long good time it was not the pace that was at fault: then it grows back by one a response.
     """
 
     def __init__(self, most: int) -> None:
         self.most = most
         self.limit = float(min(FIRST_IN_FLIGHT, most))
+        self._fast_until = float(most)
         self._halved_at = -math.inf
+        self._good = 0  # responses since the last halving
 
     def faster(self) -> None:
         """A response came."""
-        never_halved = self._halved_at == -math.inf
-        self.limit = min(float(self.most), self.limit + (1 if never_halved else 1 / self.limit))
+        self._good += 1
+        step = 1.0 if self.limit < self._fast_until else 1 / self.limit
+        self.limit = min(float(self.most), self.limit + step)
 
     def slower(self, sent_at: float, now: float) -> None:
         """It was too much; requests sent before the last halving tell nothing of the pace since."""
-        if sent_at > self._halved_at:
-            self.limit, self._halved_at = max(1.0, self.limit / 2), now
+        if sent_at <= self._halved_at:
+            return
+        is_isolated = self._good >= GOOD_ROUNDS * self.limit
+        self._fast_until = self.limit if is_isolated else 0.0
+        self.limit, self._halved_at, self._good = max(1.0, self.limit / 2), now, 0
 
 
 class Bucket:

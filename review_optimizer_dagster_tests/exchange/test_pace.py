@@ -29,11 +29,26 @@ def test_the_window_opens_by_a_place_a_response_until_it_was_too_much() -> None:
     window.slower(sent_at=1.0, now=2.0)
     window.slower(sent_at=1.5, now=2.1)  # sent before the halving: the same sign of overload
     assert window.limit == 10
-    window.faster()
-    assert 10 < window.limit < 11
     window.slower(sent_at=2.5, now=3.0)
-    assert window.limit < 5.5
+    assert window.limit == 5
+    window.faster()
+    assert 5 < window.limit < 6
     assert Window(4).limit == 4
+
+
+def test_a_refusal_out_of_the_blue_is_forgotten_soon() -> None:
+    """One 429 in twenty says nothing about the pace; a round at half of it would cost a tenth."""
+    window = Window(8)
+    for _ in range(16):
+        window.faster()
+    window.slower(sent_at=1.0, now=2.0)
+    for _ in range(4):
+        window.faster()
+    assert window.limit == 8
+    window.slower(sent_at=3.0, now=4.0)  # again, and soon: this is too fast
+    for _ in range(4):
+        window.faster()
+    assert 4 < window.limit < 5
 
 
 def test_a_bucket_lets_through_what_the_headers_say_is_left() -> None:
