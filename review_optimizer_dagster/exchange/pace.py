@@ -26,8 +26,8 @@ class Window:
     """How many requests may be in flight: additive increase, multiplicative decrease.
 
     It begins with a few and grows by one a response, as TCP's slow start does (RFC 5681), until
-    something is too much; then it is halved and grows by one a round. Where the trouble came after
-    a long good time it was not the pace that was at fault: then it grows back by one a response.
+    something is too much; then it is halved and grows by one a round. A first trouble, or one after
+    a long good time, need not be the pace's fault: then it grows back by one a response.
     """
 
     def __init__(self, most: int) -> None:
@@ -35,7 +35,7 @@ class Window:
         self.limit = float(min(FIRST_IN_FLIGHT, most))
         self._fast_until = float(most)
         self._halved_at = -math.inf
-        self._good = 0  # responses since the last halving
+        self._good = math.inf  # responses since the last halving
 
     def faster(self) -> None:
         """A response came."""

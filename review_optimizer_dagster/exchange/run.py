@@ -46,6 +46,7 @@ LONGEST_BACKOFF_SECONDS = 30.0
 LONGEST_PAUSE_SECONDS = 60.0  # for a limit to fill up again; a part of it is enough to go on
 LONGEST_WAIT_SECONDS = 120.0  # an endpoint that asks for more is asked again by another run
 UNEXPLAINED_REFUSALS = 3  # before anything was answered: the settings are at fault, not a text
+LEAST_SHARED = 20  # reviews of a part of a straggler: a request has its own price
 DRAIN_SECONDS = 20.0  # that a run which is stopped waits for what it has paid for
 LOADED_ROWS = 5_000  # whose texts are in memory before they are sent
 MEMORY_SECONDS = 1.0  # between two looks at the model server's memory
@@ -278,7 +279,8 @@ class Run:
             step = next((s for s in self._ready if self._ready[s] and not self._pause(s)), None)
             if step is None:
                 return
-            work, *rest = self._ready[step].popleft().parts(self._most_at_once(step))
+            work = self._ready[step].popleft()
+            work, *rest = work.parts(self._most_at_once(work))
             self._ready[step].extendleft(reversed(rest))
             if (admitted := self.admitted(work, DEFAULT_TIER)) is not None:
                 body, record = admitted
@@ -287,9 +289,17 @@ class Run:
                 self.pace.sent(tier.model, record["request_id"], self.tokens(work), now)
                 running.add(asyncio.create_task(self._exchange(client, work, body, record)))
 
-    def _most_at_once(self, step: int) -> int:
-        """Fewer than planned where the model server is short of memory."""
-        return max(1, int(self.endpoint.ladder[step].max_reviews * self.pace.size))
+    def _most_at_once(self, work: Work) -> int:
+        """Fewer than planned where the model server is short of memory.
+
+        Fewer, too, where the last works are asked again: they are shared among idle places, so
+        that none of them is waited for alone.
+        """
+        most = int(self.endpoint.ladder[work.step].max_reviews * self.pace.size)
+        if work.attempt > 1 and self._is_exhausted and not self._has_work():
+            idle = max(1, int(self.pace.window.limit) - self.pace.in_flight)
+            most = min(most, max(LEAST_SHARED, math.ceil(work.rows.height / idle)))
+        return max(1, most)
 
     def _pause(self, step: int) -> float:
         """Seconds until the next work of a step may be sent; infinite: when something ends."""

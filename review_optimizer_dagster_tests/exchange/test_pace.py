@@ -39,8 +39,6 @@ def test_the_window_opens_by_a_place_a_response_until_it_was_too_much() -> None:
 def test_a_refusal_out_of_the_blue_is_forgotten_soon() -> None:
     """One 429 in twenty says nothing about the pace; a round at half of it would cost a tenth."""
     window = Window(8)
-    for _ in range(16):
-        window.faster()
     window.slower(sent_at=1.0, now=2.0)
     for _ in range(4):
         window.faster()
@@ -49,6 +47,12 @@ def test_a_refusal_out_of_the_blue_is_forgotten_soon() -> None:
     for _ in range(4):
         window.faster()
     assert 4 < window.limit < 5
+    for _ in range(16):
+        window.faster()
+    window.slower(sent_at=5.0, now=6.0)
+    for _ in range(8):
+        window.faster()
+    assert window.limit > 6
 
 
 def test_a_bucket_lets_through_what_the_headers_say_is_left() -> None:

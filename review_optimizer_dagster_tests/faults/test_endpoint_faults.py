@@ -506,3 +506,12 @@ def test_a_cancelled_run_takes_in_what_it_has_paid_for(tmp_path: Path, number: i
         assert made.readout().answers["status"].to_list() == ["labelled"] * 120
         assert made.readout().requests.height == 10
         made.close()
+
+
+def test_the_last_batch_is_shared_when_it_is_asked_again(tmp_path: Path) -> None:
+    """Places would stand idle while one batch of a hundred is written once more; 503 left four."""
+    plan = batches(misses(100), BatchSettings(min_reviews=100, max_reviews=100))
+    with bench(tmp_path, error(503)) as made:
+        made.ask(plan)
+        assert [len(asked.ids) for asked in made.asked] == [100, 25, 25, 25, 25]
+        assert made.readout().answers["status"].to_list() == ["labelled"] * 100
