@@ -342,15 +342,15 @@ def main() -> None:
         console.print(f"[dim]{time.perf_counter() - began:6.0f} s  {text}[/dim]")
 
     if options.day:
-        from review_optimizer_dagster_tests.benchmarks import engine_day
+        import review_optimizer_dagster_tests.benchmarks.engine_day as day
 
-        figures = engine_day.measure(options, note)
-        engine_day.show(figures, console)
+        figures = day.measure(options, note)
+        day.show(figures, console)
     elif options.costs:
-        from review_optimizer_dagster_tests.benchmarks import engine_costs
+        import review_optimizer_dagster_tests.benchmarks.engine_costs as costs
 
-        figures = engine_costs.measure(options)
-        engine_costs.show(figures, console)
+        figures = costs.measure(options)
+        costs.show(figures, console)
     else:
         figures = measure(options, note)
         show(figures, options, console)
