@@ -18,14 +18,8 @@ _HEADER = """\
 """
 
 _FIRST_TENANT = """
-# A ladder of models in place of [engine] model, the cheapest first:
-#   [[engine.tiers]]
-#   name = "cheap"
-#   model = "gpt-6-luna"
-#   max_complexity = 0.4
-#   [[engine.tiers]]
-#   name = "strong"
-#   model = "gpt-5.4-mini"
+# A ladder of models in place of [engine] model is a table a step, the cheapest first, such as
+# `[[engine.tiers]]` with name, model and max_complexity, then one with name and model alone.
 
 # One table a tenant; its reviews arrive in inbox/NAME/YYYY-MM-DD/.
 [tenants.acme]
