@@ -24,6 +24,9 @@ from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster_tests.conftest import DAY, deliver, query
 from review_optimizer_dagster_tests.defs.test_patterns import GLAD, NEITHER, SAD, TAXONOMY, THINGS
 
+# Half a minute of training each: .ci/run runs them with the other campaigns.
+pytestmark = [pytest.mark.campaign, pytest.mark.timeout(300)]
+
 Run = Callable[..., dict[str, Any]]
 SECOND = DAY + timedelta(days=1)
 EMBEDDER = "text-embedding-3-small@simulator:1500+1000:redacted"
