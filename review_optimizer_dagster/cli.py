@@ -85,6 +85,19 @@ def build_parser() -> argparse.ArgumentParser:
     )
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
+    _add_run(commands)
+    _add_explain(commands)
+    ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
+    ui.add_argument("--port", type=_port, default=3000)
+    ui.add_argument("--host", default="127.0.0.1")
+
+    commands.add_parser("init", help="write a commented tenants.toml and make a real home")
+
+    _add_simulator(commands)
+    return parser
+
+
+def _add_run(commands: Any) -> None:
     run = commands.add_parser(
         "run",
         help="run one day's partition",
@@ -151,6 +164,8 @@ def build_parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--json", type=Path, metavar="OUT", help="write the run's summary here")
 
+
+def _add_explain(commands: Any) -> None:
     explain = commands.add_parser(
         "explain",
         help="say where a review's labels came from",
@@ -166,15 +181,6 @@ def build_parser() -> argparse.ArgumentParser:
         help="UTC day of delivery (default: the last one that has it)",
     )
     explain.add_argument("--json", type=Path, metavar="OUT", help="write every fact here")
-
-    ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
-    ui.add_argument("--port", type=_port, default=3000)
-    ui.add_argument("--host", default="127.0.0.1")
-
-    commands.add_parser("init", help="write a commented tenants.toml and make a real home")
-
-    _add_simulator(commands)
-    return parser
 
 
 def _add_simulator(commands: Any) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -32,7 +33,7 @@ class Answer:
 
 
 @dataclass(frozen=True)
-class Form:
+class Form(ABC):
     """A form of reply: the fields with their labels, and how answers become text."""
 
     list_name: str
@@ -43,9 +44,9 @@ class Form:
     # of o200k_base for either form.
     token: ClassVar[re.Pattern[str]]
 
+    @abstractmethod
     def entry(self, answer: Answer) -> object:
         """One element of the reply's list."""
-        raise NotImplementedError
 
     def encode(self, answers: Iterable[Answer]) -> str:
         """The reply's text: compact JSON."""
