@@ -324,6 +324,12 @@ class TenantSettings(_Table):
     budget_period: Literal["day", "month"] = Field(
         default="month", description="UTC period that the budget is for."
     )
+    hold_hours: float = Field(
+        default=48.0,
+        gt=24.0,
+        description="How long the worst case of a request whose outcome stays unknown is held; "
+        "over a day, since a job of the Batch API may take one.",
+    )
     alert_at: tuple[int, ...] = Field(
         default=(50, 75, 90), description="Percentages of the budget that raise an alert."
     )
@@ -520,7 +526,7 @@ class Home:
 
     def _check_models(self, settings: Settings) -> None:
         """Refuse a model that its provider has ended; raises ConfigError with name and date."""
-        from review_optimizer_dagster.core.costs import load_prices
+        from review_optimizer_dagster.money.prices import load_prices
 
         if settings.engine.name != "openai":
             return

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from threading import Lock
 
-from review_optimizer_dagster.core.costs import JSON
+from review_optimizer_dagster.money.budgets import JSON
 
 
 class MemoryState:

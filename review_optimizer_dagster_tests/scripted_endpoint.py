@@ -24,9 +24,10 @@ from review_optimizer_dagster.core.classifier import (
     classify,
     read_requests,
 )
-from review_optimizer_dagster.core.costs import Budget, load_prices
 from review_optimizer_dagster.exchange.prompt import Asking
 from review_optimizer_dagster.exchange.transport import Clock
+from review_optimizer_dagster.money.budgets import Budget, Spend, budget_version
+from review_optimizer_dagster.money.prices import load_prices
 from review_optimizer_dagster.storage.journal import DayJournal, StateStore
 from review_optimizer_dagster.taxonomies import load_taxonomy
 
@@ -242,7 +243,12 @@ class Bench:
         self.asked: list[Asked] = []
 
     def budget(self, tenant: str) -> Budget:
-        return Budget(self.state, tenant, self.budget_nanos, "2026-11")
+        version = budget_version(self.state, tenant, self.budget_nanos, "month")
+        return Budget(self.state, tenant, version)
+
+    def spend(self, tenant: str = "acme") -> Spend:
+        """Where a tenant's budget stands."""
+        return self.budget(tenant).state(self.time.clock().now())
 
     def ask(
         self,

@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
-from review_optimizer_dagster.core.costs import JSON, State
+from review_optimizer_dagster.money.budgets import JSON, Spend, State
 
 Severity: TypeAlias = Literal["warning", "critical"]
 
@@ -52,41 +52,36 @@ def _dollars(nanos: int) -> str:
     return f"${Decimal(nanos) / 1_000_000_000:,.4f}"
 
 
-def budget_alerts(
-    tenant: str,
-    period: str,
-    spent_nanos: int,
-    amount_nanos: int,
-    thresholds: Sequence[int],
-    *,
-    refused: bool = False,
-) -> list[Alert]:
+def budget_alerts(spend: Spend, thresholds: Sequence[int]) -> list[Alert]:
     """An alert for every threshold (per cent) that the spend has reached; 100 is always one.
 
-    `refused`: the budget has refused a request. Reservations stop a tenant short of its amount,
-    so the spend itself may never reach 100 %. Another amount is another version of the budget, and
-    raises its thresholds anew.
+    A budget that refused a request counts as spent. Each version of a budget raises its own.
     """
-    now = datetime.now(UTC)
+    now, period = datetime.now(UTC), _period_of(spend)
     return [
         Alert(
-            alert_id=_alert_id("budget", tenant, period, threshold, amount_nanos),
+            alert_id=_alert_id("budget", spend.tenant, period, threshold, spend.version),
             kind="budget",
-            tenant=tenant,
+            tenant=spend.tenant,
             period=period,
             threshold=threshold,
             severity="critical" if threshold == SPENT else "warning",
-            message=_budget_message(tenant, period, threshold, spent_nanos, amount_nanos),
+            message=_budget_message(spend, period, threshold),
             raised_at=now,
-            value=spent_nanos,
-            limit=amount_nanos,
+            value=spend.spent,
+            limit=spend.amount,
         )
         for threshold in sorted({*thresholds, SPENT})
-        if spent_nanos * 100 >= threshold * amount_nanos or (refused and threshold == SPENT)
+        if spend.spent * 100 >= threshold * spend.amount or (spend.refused and threshold == SPENT)
     ]
 
 
-def _budget_message(tenant: str, period: str, threshold: int, spent: int, amount: int) -> str:
+def _period_of(spend: Spend) -> str:
+    return f"simulated:{spend.period}" if spend.simulated else spend.period
+
+
+def _budget_message(spend: Spend, period: str, threshold: int) -> str:
+    tenant, spent, amount = spend.tenant, spend.spent, spend.amount
     of = f"{_dollars(spent)} of the {_dollars(amount)} that {tenant} may spend in {period}"
     if threshold == SPENT:
         rest = "" if spent >= amount else ", and the worst case of another request exceeds the rest"

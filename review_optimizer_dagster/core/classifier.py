@@ -18,20 +18,15 @@ from typing import Any
 
 import polars as pl
 
-from review_optimizer_dagster.core.costs import (
-    BATCH_TIER,
-    DEFAULT_TIER,
-    Budget,
-    PriceTable,
-    allocate,
-    reply_cost,
-)
+from review_optimizer_dagster.core.costs import allocate, reply_cost
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.prompt import Json, as_json
 from review_optimizer_dagster.exchange.reply import Reply, Usage, escalated, read_reply
 from review_optimizer_dagster.exchange.run import Endpoint as Endpoint
 from review_optimizer_dagster.exchange.run import Journal, Run
 from review_optimizer_dagster.exchange.transport import Clock
+from review_optimizer_dagster.money.budgets import Budget
+from review_optimizer_dagster.money.prices import BATCH_TIER, DEFAULT_TIER, PriceTable
 from review_optimizer_dagster.taxonomies import Taxonomy
 
 ANSWERS = pl.Schema(
@@ -344,9 +339,11 @@ def settle_budgets(requests: pl.DataFrame, budgets: Callable[[str], Budget]) -> 
             budget = budgets(str(tenant))
         except UserError:
             continue  # a tenant that is gone has no budget; the ledger has its costs
-        if budget.reserved():
-            for request_id, cost in paid.select("request_id", "cost_nanos").iter_rows():
-                budget.settle(request_id, cost)
+        months = paid.with_columns(month=pl.col("sent_at").dt.truncate("1mo"))
+        for (month,), sent in months.group_by("month", maintain_order=True):
+            held = sent.filter(pl.col("request_id").is_in(list(budget.held(month))))
+            for row in held.select("request_id", "cost_nanos", "sent_at").iter_rows():
+                budget.settle(*row)
 
 
 def _in_own_loop(asking: Coroutine[Any, Any, None]) -> None:

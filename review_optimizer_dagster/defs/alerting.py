@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from review_optimizer_dagster.alerts.channels import deliver
 from review_optimizer_dagster.alerts.rules import Alert, budget_alerts, raise_once, raised
@@ -24,12 +24,10 @@ def known_tenants(home: Home) -> list[str]:
 def budget_alerts_due(
     home_folder: HomeFolder,
     tenants: Sequence[str],
-    refused: Collection[tuple[str, bool]] = (),
 ) -> list[Alert]:
     """Every threshold that these tenants' spend of the current period has reached.
 
-    Simulated spend has counters and alerts of its own. refused: the (tenant, simulated) whose
-    budget kept reviews back, so that it is spent although the counter stopped short of it.
+    Simulated spend has counters and alerts of its own.
     """
     home, now = home_folder.home, utc_now()
     due: list[Alert] = []
@@ -37,15 +35,8 @@ def budget_alerts_due(
         for tenant in tenants:
             settings = home.tenant(tenant)
             for simulated in (False, True):
-                counter = budget(home, state, tenant, simulated, now)
-                due += budget_alerts(
-                    tenant,
-                    counter.period_key,
-                    counter.spent(),
-                    settings.budget_nanos,
-                    settings.alert_at,
-                    refused=(tenant, simulated) in refused,
-                )
+                spend = budget(home, state, tenant, simulated).state(now)
+                due += budget_alerts(spend, settings.alert_at)
     return due
 
 

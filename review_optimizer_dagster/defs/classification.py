@@ -22,7 +22,6 @@ from review_optimizer_dagster.defs.resources import (
     budget,
     listener,
     step,
-    utc_now,
 )
 from review_optimizer_dagster.storage import learning, partition
 from review_optimizer_dagster.storage.journal import DayJournal
@@ -269,7 +268,7 @@ def send(
             endpoint,
             journal,
             journal.generation,
-            lambda tenant: budget(home, state, tenant, endpoint.simulated, utc_now()),
+            lambda tenant: budget(home, state, tenant, endpoint.simulated),
             home_folder.prices(),
             by_batch=by_batch,
             redact=home.settings.input.redact,

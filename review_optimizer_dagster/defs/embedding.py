@@ -14,9 +14,8 @@ import polars as pl
 
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.classifier import read_requests, settle_budgets
-from review_optimizer_dagster.core.costs import Budget, PriceTable, State, worst_case
 from review_optimizer_dagster.core.patterns import NO_EMBEDDER
-from review_optimizer_dagster.defs.resources import Engine, HomeFolder, budget, utc_now
+from review_optimizer_dagster.defs.resources import Engine, HomeFolder, budget
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.prompt import Json
 from review_optimizer_dagster.exchange.reply import EMBEDDING
@@ -29,6 +28,8 @@ from review_optimizer_dagster.learning.embeddings import (
     endpoint_name,
     read_vectors,
 )
+from review_optimizer_dagster.money.budgets import Budget, State
+from review_optimizer_dagster.money.prices import DEFAULT_TIER, PriceTable
 from review_optimizer_dagster.storage import learning
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster.storage.warehouse import Warehouse
@@ -203,7 +204,7 @@ class PaidMaker:
         return int(paid["cost_nanos"].sum())
 
     def _budget(self, state: State, tenant: str) -> Budget:
-        return budget(self._home_folder.home, state, tenant, self._is_simulated, utc_now())
+        return budget(self._home_folder.home, state, tenant, self._is_simulated)
 
     def _bought(
         self,
@@ -257,10 +258,11 @@ class _Asking:
 
     def admit(self, intent: EmbeddingIntent) -> str | None:
         """The id of a request, reserved and intended; None where money is short."""
-        price = self.prices.price(self.endpoint.model, "default", intent.sent_at.date())
-        record = self._record(intent) | {"worst_nanos": worst_case(price, intent.most_tokens, 0)}
+        asked = self.endpoint.model, DEFAULT_TIER, intent.sent_at.date()
+        worst = self.prices.worst_case(*asked, intent.most_tokens, 0)
+        record = self._record(intent) | {"worst_nanos": worst}
         request_id: str = record["request_id"]
-        if not self.budget.reserve(request_id, record["worst_nanos"]):
+        if not self.budget.reserve(request_id, worst, intent.sent_at):
             return None
         self.journal.intend(record)
         self.has_sent = True
@@ -275,7 +277,7 @@ class _Asking:
         paid = read_requests([record], {}, self.prices, NO_GENERATION).requests
         booked = paid.row(0, named=True)
         if booked["held_nanos"] == 0:  # else the reservation stays: the money may be gone
-            self.budget.settle(request.request_id, booked["cost_nanos"])
+            self.budget.settle(request.request_id, booked["cost_nanos"], booked["sent_at"])
 
     def _record(self, intent: EmbeddingIntent) -> Json:
         keys = [self.content_keys[position] for position in intent.positions]

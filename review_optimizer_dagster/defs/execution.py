@@ -212,15 +212,14 @@ def summarise(home: Home, day: date, engine: str, outcome: Outcome) -> dict[str,
         refused = quarantine_reasons(connection, day).rows(named=True)
     store = StateStore(home.journal)
     try:
-        now = utc_now()
         alerts = [
             alert
             for alert in raised(store)
             if alert.tenant in tenants and alert.raised_at >= outcome.started_at
         ]
         for tenant, row in tenants.items():
-            counter = budget(home, store, tenant, figures["simulated"], now)
-            row["budget_used"] = round(counter.spent() / counter.amount_nanos, 6)
+            spend = budget(home, store, tenant, figures["simulated"]).state(utc_now())
+            row["budget_used"] = round(spend.spent / spend.amount, 6)
     finally:
         store.close()
     target = target_seconds(figures["reviews"], home.settings.service)

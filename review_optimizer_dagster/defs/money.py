@@ -45,10 +45,7 @@ def book_sums(
     )
     with connection.transaction():
         connection.replace("cost_rollups", rollups, day)
-    kept_back = rollups.filter(pl.col("deferred") > 0).select("tenant", "simulated")
-    due = budget_alerts_due(
-        home_folder, rollups["tenant"].unique().sort().to_list(), kept_back.rows()
-    )
+    due = budget_alerts_due(home_folder, rollups["tenant"].unique().sort().to_list())
     note_alerts(log, home_folder, connection, due)
     return rollups
 

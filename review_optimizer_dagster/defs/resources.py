@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
@@ -18,9 +18,10 @@ from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.batching import Tier
 from review_optimizer_dagster.core.cache import Identity
 from review_optimizer_dagster.core.classifier import Endpoint, Readout, read_requests
-from review_optimizer_dagster.core.costs import Budget, PriceTable, State, load_prices, period_key
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.prompt import Asking, Form, prompt_identity, reply_form
+from review_optimizer_dagster.money.budgets import Budget, Spend, State, budget_version
+from review_optimizer_dagster.money.prices import PriceTable, load_prices
 from review_optimizer_dagster.storage.journal import DayJournal, StateStore
 from review_optimizer_dagster.taxonomies import Taxonomy
 from review_optimizer_dagster.text import NORMALISER_VERSION
@@ -104,16 +105,21 @@ class HomeFolder(dg.ConfigurableResource[Home]):
         return {taxonomy.name: taxonomy for taxonomy in used}
 
 
-def budget(home: Home, state: State, tenant: str, simulated: bool, now: datetime) -> Budget:
-    """A tenant's budget for the period that a moment falls in.
+def budget(
+    home: Home,
+    state: State,
+    tenant: str,
+    simulated: bool,
+    watch: Callable[[Spend], None] = lambda _: None,
+) -> Budget:
+    """A tenant's budget as it is configured now; simulated spend has counters of its own.
 
-    Simulated spend has counters of its own: it must never use up real money.
+    watch: told where the budget stands after every change.
     """
     settings = home.tenant(tenant)
-    period = period_key(settings.budget_period, now)
-    return Budget(
-        state, tenant, settings.budget_nanos, f"simulated:{period}" if simulated else period
-    )
+    version = budget_version(state, tenant, settings.budget_nanos, settings.budget_period)
+    hold = timedelta(hours=settings.hold_hours)
+    return Budget(state, tenant, version, simulated=simulated, hold=hold, watch=watch)
 
 
 class Engine(dg.ConfigurableResource["Engine"]):

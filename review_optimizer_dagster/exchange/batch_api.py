@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 import polars as pl
 
-from review_optimizer_dagster.core.costs import BATCH_TIER
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.prompt import Json
 from review_optimizer_dagster.exchange.reply import read_reply
 from review_optimizer_dagster.exchange.transport import no_outcome, response_outcome
+from review_optimizer_dagster.money.prices import BATCH_TIER
 
 if TYPE_CHECKING:
     from openai import APIStatusError

@@ -23,19 +23,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 import polars as pl
 
 from review_optimizer_dagster.core.batching import Tier
-from review_optimizer_dagster.core.costs import (
-    BATCH_TIER,
-    DEFAULT_TIER,
-    Budget,
-    PriceTable,
-    reply_cost,
-    worst_case,
-)
+from review_optimizer_dagster.core.costs import reply_cost
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.pace import Pace
 from review_optimizer_dagster.exchange.prompt import Asking, Form, Json, most_input_tokens
 from review_optimizer_dagster.exchange.reply import Reply, escalated, read_reply
 from review_optimizer_dagster.exchange.transport import Clock, send_once
+from review_optimizer_dagster.money.budgets import Budget
+from review_optimizer_dagster.money.prices import BATCH_TIER, DEFAULT_TIER, PriceTable
 from review_optimizer_dagster.taxonomies import Taxonomy
 
 if TYPE_CHECKING:
@@ -369,11 +364,12 @@ class Run:
         asking = self.asking(work.rows["taxonomy"][0], work.step)
         body = asking.body(work.rows, tier.model, self.redact)
         sent_at = self.clock.now()
-        price = self.prices.price(tier.model, service_tier, sent_at.date())
-        worst = worst_case(price, most_input_tokens(body), body["max_completion_tokens"])
+        most = most_input_tokens(body), body["max_completion_tokens"]
+        worst = self.prices.worst_case(tier.model, service_tier, sent_at.date(), *most)
         record = self._record(work, asking, service_tier, sent_at, worst)
-        if tenant not in self._spent and self.budget(tenant).reserve(record["request_id"], worst):
-            self.request_ids.append(record["request_id"])
+        name = record["request_id"]
+        if tenant not in self._spent and self.budget(tenant).reserve(name, worst, sent_at):
+            self.request_ids.append(name)
             self._in_flight[tenant] += 1
             return body, record
         if self._in_flight[tenant] > 0 and tenant not in self.by_batch:
@@ -382,6 +378,7 @@ class Run:
             self.queue_first(work.parts(math.ceil(work.rows.height / 2)))
         else:
             self._spent.add(tenant)
+            self.budget(tenant).refuse(sent_at)
             self.put_off(work.rows, "deferred", "budget", work.attempt - 1)
         return None
 
@@ -466,7 +463,8 @@ class Run:
         self.queue_first(self._short.pop(work.tenant, []))
         if reply.cost_known:  # else the reservation stays: the money may be gone
             cost = reply_cost(record, reply, self.prices)
-            self.budget(work.tenant).settle(record["request_id"], cost)
+            sent_at = datetime.fromisoformat(record["sent_at"])
+            self.budget(work.tenant).settle(record["request_id"], cost, sent_at)
         self._stop_where_hopeless(reply, record["model"])
         self._ask_again(work, record, reply)
 

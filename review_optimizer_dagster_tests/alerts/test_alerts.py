@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from datetime import UTC, date, timedelta
 from itertools import pairwise
 
@@ -18,10 +19,15 @@ from review_optimizer_dagster.alerts.rules import (
     raise_once,
     raised,
 )
+from review_optimizer_dagster.money.budgets import Spend
 from review_optimizer_dagster_tests.memory_state import MemoryState
 
 DEFAULT = (50, 75, 90)
 DOLLAR = 1_000_000_000
+
+
+def _spend(spent: int, amount: int = 100, *, version: int = 1, refused: bool = False) -> Spend:
+    return Spend("acme", False, "2026-11", version, amount, spent, 0, refused)
 
 
 def _thresholds(alerts: list[Alert]) -> list[int]:
@@ -45,12 +51,12 @@ def _thresholds(alerts: list[Alert]) -> list[int]:
 )
 def test_every_threshold_that_is_reached_has_an_alert(spent: int, expected: list[int]) -> None:
     """One big batch may cross several at once, and 100 % is always one of them."""
-    assert _thresholds(budget_alerts("acme", "2026-11", spent, 100, DEFAULT)) == expected
+    assert _thresholds(budget_alerts(_spend(spent), DEFAULT)) == expected
 
 
 def test_a_refused_request_is_a_spent_budget() -> None:
     """Reservations stop a tenant short of 100 %; without this nobody would be told of it."""
-    alerts = budget_alerts("acme", "2026-11", 80, 100, DEFAULT, refused=True)
+    alerts = budget_alerts(_spend(80, refused=True), DEFAULT)
     assert _thresholds(alerts) == [50, 75, 100]
     assert [alert.severity for alert in alerts] == ["warning", "warning", "critical"]
 
@@ -58,13 +64,13 @@ def test_a_refused_request_is_a_spent_budget() -> None:
 def test_a_fraction_of_a_nano_dollar_below_is_below() -> None:
     """Percentages of money are compared in integers, where floats would round up to it."""
     amount = 3 * 10**17
-    assert _thresholds(budget_alerts("a", "p", amount // 2 - 1, amount, (50,))) == []
-    assert _thresholds(budget_alerts("a", "p", amount // 2, amount, (50,))) == [50]
+    assert _thresholds(budget_alerts(_spend(amount // 2 - 1, amount), (50,))) == []
+    assert _thresholds(budget_alerts(_spend(amount // 2, amount), (50,))) == [50]
 
 
 def test_an_alert_says_what_it_is_about_in_words_and_numbers() -> None:
     """Whoever reads it at night needs tenant, period, amounts and what to do."""
-    *_, alert = budget_alerts("acme", "2026-11", 10 * DOLLAR, 10 * DOLLAR, DEFAULT)
+    *_, alert = budget_alerts(_spend(10 * DOLLAR, 10 * DOLLAR), DEFAULT)
     assert (alert.kind, alert.tenant, alert.period) == ("budget", "acme", "2026-11")
     assert (alert.value, alert.limit) == (10 * DOLLAR, 10 * DOLLAR)
     assert alert.raised_at.tzinfo is UTC
@@ -75,31 +81,32 @@ def test_an_alert_says_what_it_is_about_in_words_and_numbers() -> None:
 def test_alerts_are_raised_once_across_restarts() -> None:
     """The state is all that a second process shares with the first."""
     state = MemoryState()
-    first = raise_once(state, budget_alerts("acme", "2026-11", 60, 100, DEFAULT))
-    again = raise_once(state, budget_alerts("acme", "2026-11", 61, 100, DEFAULT))
-    later = raise_once(state, budget_alerts("acme", "2026-11", 80, 100, DEFAULT))
+    first = raise_once(state, budget_alerts(_spend(60), DEFAULT))
+    again = raise_once(state, budget_alerts(_spend(61), DEFAULT))
+    later = raise_once(state, budget_alerts(_spend(80), DEFAULT))
     assert (_thresholds(first), _thresholds(again), _thresholds(later)) == ([50], [], [75])
     assert raised(state) == [*first, *later]
 
 
-def test_another_tenant_period_or_amount_is_raised_anew() -> None:
+def test_another_tenant_period_or_version_is_raised_anew() -> None:
     """A raised budget has thresholds of its own, and so has next month's."""
     state = MemoryState()
-    for tenant, period, amount in (
-        ("acme", "2026-11", 100),
-        ("acme", "2026-12", 100),
-        ("other", "2026-11", 100),
-        ("acme", "2026-11", 110),
+    one = _spend(60)
+    for spend in (
+        one,
+        replace(one, period="2026-12"),
+        replace(one, tenant="other"),
+        replace(one, version=2),
+        replace(one, simulated=True),
     ):
-        alerts = budget_alerts(tenant, period, 60, amount, (50,))
-        assert len(raise_once(state, alerts)) == 1
-    assert len(raised(state)) == 4
+        assert len(raise_once(state, budget_alerts(spend, (50,)))) == 1
+    assert len(raised(state)) == 5
 
 
 def test_what_was_raised_is_read_back_whole_and_in_order() -> None:
     """Each run copies the alerts into the warehouse from what the state gives back."""
     state = MemoryState()
-    news = raise_once(state, budget_alerts("acme", "2026-11", 100, 100, DEFAULT))
+    news = raise_once(state, budget_alerts(_spend(100), DEFAULT))
     back = raised(state)
     assert sorted(back, key=lambda alert: alert.threshold) == news
     assert all(one.raised_at <= other.raised_at for one, other in pairwise(back))
@@ -159,7 +166,7 @@ def test_a_level_that_is_off_is_told_once_for_as_long_as_it_stays_off() -> None:
 
 def test_alerts_reach_the_log_at_their_severity(caplog: pytest.LogCaptureFixture) -> None:
     """The log is the only channel every installation has."""
-    alerts = budget_alerts("acme", "2026-11", 100, 100, (50,))
+    alerts = budget_alerts(_spend(100), (50,))
     deliver(alerts, logging.getLogger("test"))
     assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.CRITICAL]
     assert [record.getMessage() for record in caplog.records] == [

@@ -28,10 +28,11 @@ from review_optimizer_dagster.core.classifier import (
     classify,
     read_requests,
 )
-from review_optimizer_dagster.core.costs import Budget, load_prices
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.prompt import Asking, Form
 from review_optimizer_dagster.exchange.transport import Clock
+from review_optimizer_dagster.money.budgets import Budget, budget_version
+from review_optimizer_dagster.money.prices import load_prices
 from review_optimizer_dagster.simulator.completions import Asked as AskedBy
 from review_optimizer_dagster.simulator.faults import Fault
 from review_optimizer_dagster.simulator.judge import Fields, Judge
@@ -46,7 +47,6 @@ NOON: Final = datetime(2026, 11, 21, 12, tzinfo=UTC)
 MODEL: Final = "gpt-6-luna"
 TENANT: Final = "bench"
 KEY: Final = "sk-simulated"
-PERIOD: Final = "2026-11"
 BUDGET_NANOS: Final = 10**15
 SECONDS_TO_START: Final = 60.0  # of a child process, at most
 
@@ -324,7 +324,8 @@ class Asker:
 
     def budget(self, tenant: str = TENANT) -> Budget:
         """A tenant's budget."""
-        return Budget(self._state, tenant, self._budget_nanos, PERIOD)
+        version = budget_version(self._state, tenant, self._budget_nanos, "month")
+        return Budget(self._state, tenant, version)
 
     def planned(
         self, misses: pl.DataFrame, endpoint: Endpoint, settings: BatchSettings

@@ -35,9 +35,9 @@ from rich.table import Table
 from review_optimizer_dagster.config import BatchCap, BatchSettings, Home
 from review_optimizer_dagster.core.batching import STANDARD_TIER, Tier
 from review_optimizer_dagster.core.classifier import Endpoint
-from review_optimizer_dagster.core.costs import UnknownPrice, load_prices
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.prompt import Form, reply_form
+from review_optimizer_dagster.money.prices import UnknownPrice, load_prices
 from review_optimizer_dagster.simulator.judge import Fields, LexiconJudge
 from review_optimizer_dagster.simulator.protocol import Reply, Request
 from review_optimizer_dagster.simulator.server import Simulator

@@ -17,16 +17,16 @@ from rich.table import Table
 
 from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import STANDARD_TIER, Tier, plan_batches
-from review_optimizer_dagster.core.costs import (
-    BASELINE_NANOS_PER_REVIEW,
+from review_optimizer_dagster.core.costs import BASELINE_NANOS_PER_REVIEW
+from review_optimizer_dagster.exchange.prompt import Asking, Form, as_json
+from review_optimizer_dagster.exchange.reply import Usage
+from review_optimizer_dagster.money.prices import (
     BATCH_TIER,
     DEFAULT_TIER,
     Price,
     load_prices,
     request_cost,
 )
-from review_optimizer_dagster.exchange.prompt import Asking, Form, as_json
-from review_optimizer_dagster.exchange.reply import Usage
 from review_optimizer_dagster.simulator.forms import Answer, read_form
 from review_optimizer_dagster.simulator.judge import LexiconJudge
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy

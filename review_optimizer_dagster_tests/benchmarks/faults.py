@@ -20,6 +20,7 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -285,7 +286,7 @@ def tried(trial: Trial, misses: pl.DataFrame, form: Form, seed: int) -> Tried:
             record += mended.record
         at_last = asker.readout()
         both = compare(at_last, record, ledger_of(at_last))
-        budget = asker.budget()
+        spend = asker.budget().state(datetime.now(UTC))
         labelled = _count(at_last.answers, "labelled")
         texts = misses.join(
             at_last.answers.filter(pl.col("status") == "labelled"), on=_TEXT
@@ -307,7 +308,7 @@ def tried(trial: Trial, misses: pl.DataFrame, form: Form, seed: int) -> Tried:
             later_labelled=labelled,
             first=first,
             both=both,
-            budget_agrees=(budget.spent(), budget.reserved()) == (both.booked, both.held),
+            budget_agrees=(spend.spent, spend.reserved) == (both.booked, both.held),
             stopped=ran.stopped if ran else None,
             broke=broke or later_broke,
             seconds=time.perf_counter() - began,

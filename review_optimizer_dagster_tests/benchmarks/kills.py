@@ -27,7 +27,8 @@ from rich.table import Table
 
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.classifier import read_requests
-from review_optimizer_dagster.core.costs import Budget, load_prices, period_key
+from review_optimizer_dagster.money.budgets import Budget, Version
+from review_optimizer_dagster.money.prices import load_prices
 from review_optimizer_dagster.simulator.judge import Fields
 from review_optimizer_dagster.storage.journal import DayJournal, StateStore
 from review_optimizer_dagster.storage.warehouse import Warehouse
@@ -252,8 +253,8 @@ def _survived(victim: Victim, code: int, seconds: float) -> Survived:
         requests = list(journal.requests())
         taxonomies = {TAXONOMY.name: TAXONOMY}
         readout = read_requests(requests, taxonomies, load_prices(), journal.generation)
-        budget = Budget(state, TENANT, 1, period_key("month", datetime.now(UTC)))
-        counters = (budget.spent(), budget.reserved())
+        spend = Budget(state, TENANT, Version(1, 1, "month")).state(datetime.now(UTC))
+        counters = (spend.spent, spend.reserved)
     finally:
         journal.close()
         state.close()

@@ -17,9 +17,9 @@ import pytest
 
 from review_optimizer_dagster.config import BatchCap, Home
 from review_optimizer_dagster.core.classifier import REQUESTS, Readout
-from review_optimizer_dagster.core.costs import load_prices, request_cost
 from review_optimizer_dagster.exchange.prompt import as_json
 from review_optimizer_dagster.exchange.reply import Usage
+from review_optimizer_dagster.money.prices import load_prices, request_cost
 from review_optimizer_dagster.simulator.faults import FAULTS
 from review_optimizer_dagster.simulator.protocol import BilledRequest
 from review_optimizer_dagster.taxonomies import load_taxonomy

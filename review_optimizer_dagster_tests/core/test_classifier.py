@@ -24,8 +24,8 @@ from review_optimizer_dagster.core.classifier import (
     classify,
     read_requests,
 )
-from review_optimizer_dagster.core.costs import ModelEnded, UnknownPrice, load_prices
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.money.prices import ModelEnded, UnknownPrice, load_prices
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster_tests.scripted_endpoint import (
     DAY,
@@ -111,8 +111,8 @@ def test_a_run_labels_every_miss_and_books_every_request(tmp_path: Path) -> None
     assert requests["reviews"].sum() == requests["answered"].sum() == shares.height == 100
     # 1,000 tokens in at $0.10 and 100 out at $0.50 a million.
     assert requests["cost_nanos"].to_list() == [150_000] * 8
-    assert shares["cost_nanos"].sum() == made.budget("acme").spent() == 8 * 150_000
-    assert made.budget("acme").reserved() == 0
+    assert shares["cost_nanos"].sum() == made.spend().spent == 8 * 150_000
+    assert made.spend().reserved == 0
     assert made.progress[0] == (0, 100)
     assert made.progress[-1] == (100, 100)
     assert sorted(made.progress) == made.progress
@@ -246,7 +246,7 @@ def test_an_unpriced_answer_ends_the_run_and_is_kept(tmp_path: Path) -> None:
         with pytest.raises(UnknownPrice, match="gpt-0"):
             made.ask(batches(misses(12), TWELVES))
         assert next(made.journal.requests())["outcome"]["http_status"] == 200
-        assert made.budget("acme").reserved() > 0
+        assert made.spend().reserved > 0
         made.close()
 
 
@@ -255,12 +255,12 @@ def test_a_run_settles_what_a_killed_one_left_reserved(tmp_path: Path) -> None:
     with ScriptedEndpoint() as endpoint:
         made = Bench(tmp_path, endpoint.base_url)
         paid = record("r1", ["acme-00000"], entries([entry("1")]), identity="other")
-        assert made.budget("acme").reserve("r1", 999_999)
+        assert made.budget("acme").reserve("r1", 999_999, made.time.clock().now())
         made.journal.intend({k: v for k, v in paid.items() if k != "outcome"})
         made.journal.settle("r1", paid["outcome"])
         made.ask(batches(misses(12), TWELVES))
-        assert made.budget("acme").reserved() == 0
-        assert made.budget("acme").spent() == 2 * 150_000
+        assert made.spend().reserved == 0
+        assert made.spend().spent == 2 * 150_000
         made.close()
 
 

@@ -204,9 +204,9 @@ def test_a_file_that_came_after_the_last_run_is_asked_for(
 def _spend(home: Home, request_id: str, nanos: int, *, simulated: bool = False) -> None:
     state = StateStore(home.journal)
     try:
-        counter = budget(home, state, "acme", simulated, utc_now())
-        assert counter.reserve(request_id, nanos)
-        counter.settle(request_id, nanos)
+        counter, now = budget(home, state, "acme", simulated), utc_now()
+        assert counter.reserve(request_id, nanos, now)
+        counter.settle(request_id, nanos, now)
     finally:
         state.close()
 
@@ -268,7 +268,7 @@ def test_reserved_money_is_not_spent_yet(home: Home, instance: dg.DagsterInstanc
     _one_dollar_a_month(home)
     state = StateStore(home.journal)
     try:
-        assert budget(home, state, "acme", False, utc_now()).reserve("a", DOLLAR)
+        assert budget(home, state, "acme", False).reserve("a", DOLLAR, utc_now())
     finally:
         state.close()
     assert _watch(home, instance) == "no new threshold was reached"

@@ -63,12 +63,12 @@ def test_both_ways_give_the_same_answers(tmp_path: Path) -> None:
         with bench(tmp_path / way) as (made, simulator):
             made.ask(PLAN, by_batch=["acme"] if way == "batch" else [])
             readouts[way] = made.readout()
-            assert made.budget("acme").reserved() == 0
+            assert made.spend().reserved == 0
             if way == "batch":
                 requests = readouts[way].requests
                 assert requests["cost_nanos"].sum() == billed_nanos(simulator)
                 assert set(requests["service_tier"]) == set(requests["way"]) == {"batch"}
-                assert made.budget("acme").spent() == requests["cost_nanos"].sum()
+                assert made.spend().spent == requests["cost_nanos"].sum()
     told = ["content_key", "status", "labels", "tier"]
     sync, batch = readouts["sync"], readouts["batch"]
     assert batch.answers.select(told).equals(sync.answers.select(told))
@@ -83,7 +83,7 @@ def test_a_run_does_not_wait_for_ever_and_the_next_one_collects(tmp_path: Path) 
         assert ran.unsent.select("status", "reason").unique().rows() == [("deferred", "batch")]
         assert ran.unsent.height == 60
         assert days_with_open_jobs(tmp_path) == [DAY]
-        assert made.budget("acme").reserved() > 0
+        assert made.spend().reserved > 0
         again = made.ask(PLAN, by_batch=["acme"], batch_wait_seconds=0.0)
         assert again.unsent.height == 60
         done = made.ask(PLAN, by_batch=["acme"], batch_wait_seconds=86_400.0)
@@ -92,7 +92,7 @@ def test_a_run_does_not_wait_for_ever_and_the_next_one_collects(tmp_path: Path) 
         assert readout.answers["status"].to_list() == ["labelled"] * 60
         assert readout.requests.height == 5
         assert days_with_open_jobs(tmp_path) == []
-        assert made.budget("acme").reserved() == 0
+        assert made.spend().reserved == 0
         assert len(simulator.billed) == 5
 
 
@@ -110,7 +110,7 @@ def test_what_a_job_leaves_open_is_asked_again(tmp_path: Path, fate: str, status
         assert readout.answers.filter(status="labelled").height == finished["answered"].sum()
         assert readout.answers.height == 60
         assert readout.requests["cost_nanos"].sum() == billed_nanos(simulator)
-        assert readout.requests["held_nanos"].sum() == made.budget("acme").reserved() == 0
+        assert readout.requests["held_nanos"].sum() == made.spend().reserved == 0
 
 
 def test_a_job_whose_creation_got_no_answer_is_found_again(
@@ -155,7 +155,7 @@ def test_a_job_that_was_never_made_is_made_again(
         made.ask(PLAN, by_batch=["acme"])
         readout = made.readout()
         assert dict(readout.requests.group_by("status").len().iter_rows()) == {"ok": 5, "lost": 5}
-        assert readout.requests["held_nanos"].sum() == made.budget("acme").reserved() == 0
+        assert readout.requests["held_nanos"].sum() == made.spend().reserved == 0
         assert readout.answers["status"].to_list() == ["labelled"] * 60
 
 
@@ -167,7 +167,7 @@ def test_a_job_that_the_endpoint_lost_is_held_and_asked_again(tmp_path: Path) ->
         made.ask(PLAN, by_batch=["acme"])
         readout = made.readout()
         assert dict(readout.requests.group_by("status").len().iter_rows()) == {"ok": 5, "lost": 5}
-        assert readout.requests["held_nanos"].sum() == made.budget("acme").reserved() > 0
+        assert readout.requests["held_nanos"].sum() == made.spend().reserved > 0
         assert readout.answers["status"].to_list() == ["labelled"] * 60
 
 
@@ -222,7 +222,7 @@ def test_faults_of_the_calls_about_jobs_break_nothing(tmp_path: Path, fault: str
         paid = readout.requests.filter(status="ok")
         assert paid["answered"].sum() == 60
         booked, held = int(paid["cost_nanos"].sum()), int(readout.requests["held_nanos"].sum())
-        assert made.budget("acme").reserved() == held
+        assert made.spend().reserved == held
         assert booked <= billed_nanos(simulator) <= booked + held
 
 

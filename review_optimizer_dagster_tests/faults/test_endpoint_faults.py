@@ -72,9 +72,8 @@ def check_books(made: Bench) -> None:
     shares = dict(readout.shares.group_by("request_id").agg(pl.col("cost_nanos").sum()).iter_rows())
     costs = dict(readout.requests.select("request_id", "cost_nanos").iter_rows())
     assert {request_id: shares.get(request_id, 0) for request_id in costs} == costs
-    budget = made.budget("acme")
-    assert budget.spent() == sum(costs.values())
-    assert budget.reserved() == readout.requests["held_nanos"].sum()
+    assert made.spend().spent == sum(costs.values())
+    assert made.spend().reserved == readout.requests["held_nanos"].sum()
 
 
 def without(*missing: str) -> Script:
@@ -251,7 +250,7 @@ def test_what_only_a_person_can_mend_ends_the_run(
             made.ask(plan, in_flight=1)
         assert statuses(made) == ["ok", "http_error"]
         assert made.readout().answers.height == 12
-        assert made.budget("acme").reserved() == 0
+        assert made.spend().reserved == 0
 
 
 def test_a_key_is_not_repeated_by_an_error(tmp_path: Path) -> None:
@@ -321,7 +320,7 @@ def test_nobody_listens(tmp_path: Path) -> None:
     readout = made.readout()
     made.close()
     assert readout.requests["status"].to_list() == ["connection"] * 3
-    assert readout.requests["held_nanos"].sum() == made.budget("acme").reserved() == 0
+    assert readout.requests["held_nanos"].sum() == made.spend().reserved == 0
     assert readout.answers["status"].to_list() == ["failed"] * 12
     assert readout.answers["reason"].unique().to_list() == ["ConnectError"]
     assert len(made.time.slept) == 2  # a back-off before each further attempt
@@ -403,8 +402,8 @@ def test_a_budget_is_used_to_its_end_and_not_over(tmp_path: Path) -> None:
         mine = labelled.filter(pl.col("tenant") == "acme")
         assert 0 < mine.height < 60
         assert mine.height + ran.unsent.height == 60
-        assert made.budget("acme").spent() <= 2_000_000
-        assert made.budget("acme").reserved() == 0
+        assert made.spend().spent <= 2_000_000
+        assert made.spend().reserved == 0
         assert min(len(asked.ids) for asked in made.asked) < 12
 
 
@@ -453,7 +452,7 @@ def test_a_killed_run_is_taken_up_where_its_journal_ends(tmp_path: Path) -> None
         paid = made.readout()
         assert paid.answers.height == 60
         lost = paid.requests.filter(pl.col("status") == "unknown")
-        assert lost["held_nanos"].sum() == made.budget("acme").reserved() > 0
+        assert lost["held_nanos"].sum() == made.spend().reserved > 0
         endpoint._script.clear()
         answered = set(paid.answers["content_key"])
         before = len(endpoint.asked)
@@ -501,7 +500,7 @@ def test_a_cancelled_run_takes_in_what_it_has_paid_for(tmp_path: Path, number: i
         requests = made.readout().requests
         assert set(requests["status"]) == {"ok"}
         assert requests.height == len(endpoint.asked) <= asked
-        assert made.budget("acme").reserved() == 0
+        assert made.spend().reserved == 0
         made.ask(batches(misses(120), ONE_BATCH))
         assert made.readout().answers["status"].to_list() == ["labelled"] * 120
         assert made.readout().requests.height == 10

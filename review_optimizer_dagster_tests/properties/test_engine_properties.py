@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import plan_batches
 from review_optimizer_dagster.core.classifier import read_requests
-from review_optimizer_dagster.core.costs import load_prices
 from review_optimizer_dagster.exchange.reply import read_reply
+from review_optimizer_dagster.money.prices import load_prices
 from review_optimizer_dagster_tests.core.test_classifier import outcome, record
 from review_optimizer_dagster_tests.scripted_endpoint import (
     DAY,

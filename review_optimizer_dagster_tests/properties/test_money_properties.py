@@ -17,17 +17,15 @@ from review_optimizer_dagster.alerts.rules import budget_alerts, raise_once, rai
 from review_optimizer_dagster.core.classifier import REQUESTS, SHARES
 from review_optimizer_dagster.core.costs import (
     BASELINE_NANOS_PER_REVIEW,
-    Budget,
     allocate,
     hit_entries,
-    load_prices,
     paid_entries,
-    request_cost,
     rollup,
-    worst_case,
 )
 from review_optimizer_dagster.core.quality import RESULTS
 from review_optimizer_dagster.exchange.reply import Usage
+from review_optimizer_dagster.money.budgets import Budget, Spend, Version
+from review_optimizer_dagster.money.prices import load_prices, request_cost, worst_case
 from review_optimizer_dagster_tests.memory_state import MemoryState
 
 DAY = date(2026, 11, 22)
@@ -204,24 +202,25 @@ def test_requests_at_the_same_time_never_overspend_a_budget(
     start = Barrier(8)
 
     def worker(number: int) -> int:
-        budget = Budget(state, "acme", amount, "2026-11")
+        budget = Budget(state, "acme", Version(1, amount, "month"))
         start.wait()
         paid = 0
         for position, (worst, part) in enumerate(wishes[number::8]):
             request = f"{number}-{position}"
-            if budget.reserve(request, worst):
-                assert budget.spent() + budget.reserved() <= amount
+            if budget.reserve(request, worst, NOON):
+                spend = budget.state(NOON)
+                assert spend.spent + spend.reserved <= amount
                 cost = int(worst * part)
-                budget.settle(request, cost)
-                budget.settle(request, cost)
+                budget.settle(request, cost, NOON)
+                budget.settle(request, cost, NOON)
                 paid += cost
         return paid
 
     with ThreadPoolExecutor(8) as pool:
         paid = sum(pool.map(worker, range(8)))
-    budget = Budget(state, "acme", amount, "2026-11")
-    assert budget.spent() == paid <= amount
-    assert budget.reserved() == 0
+    spend = Budget(state, "acme", Version(1, amount, "month")).state(NOON)
+    assert spend.spent == paid <= amount
+    assert spend.reserved == 0
 
 
 @settings(max_examples=60, deadline=None)
@@ -235,7 +234,8 @@ def test_each_threshold_is_raised_exactly_once(steps: list[int], thresholds: lis
     for step in steps:
         spent += step
         for _ in range(2):
-            alerts = budget_alerts("acme", "2026-11", spent, 100, thresholds)
+            spend = Spend("acme", False, "2026-11", 1, 100, spent, 0, False)
+            alerts = budget_alerts(spend, thresholds)
             news += raise_once(state, alerts)
     expected = [threshold for threshold in (*thresholds, 100) if spent >= threshold]
     assert [alert.threshold for alert in news] == expected

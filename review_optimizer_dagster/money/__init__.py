@@ -1,0 +1,1 @@
+"""What money is counted by: dated prices, and the budgets that no run can overspend."""
