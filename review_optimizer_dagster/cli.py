@@ -15,6 +15,8 @@ from typing import Any
 
 from review_optimizer_dagster.config import HOME_VARIABLE, Home
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.statement_command import add_commands as add_money_commands
+from review_optimizer_dagster.statement_command import book, statement
 
 EXIT_CODES = """exit codes: 0 done; 1 the gate failed a tenant's day; 2 something you can mend (the
 message says what); 3 the run broke"""
@@ -93,6 +95,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     commands.add_parser("init", help="write a commented tenants.toml and make a real home")
 
+    add_money_commands(commands)
     _add_simulator(commands)
     return parser
 
@@ -228,6 +231,10 @@ def _dispatch(options: argparse.Namespace) -> int:
             return run(home, options)
         if options.command == "explain":
             return explain_review(home, options)
+        if options.command == "statement":
+            return statement(home, options)
+        if options.command == "book":
+            return book(home, options)
         if options.command == "ui":
             return ui(home, options.host, options.port)
         if options.command == "simulator":

@@ -28,7 +28,7 @@ def _plain(value: object) -> str | int | float | bool:
     if value is None:
         return ""
     if isinstance(value, float):
-        return round(value, 4)  # for reading; the exact figures are in the tables
+        return round(value, 6)  # for reading; the exact figures are in the tables
     return value if isinstance(value, str | int) else str(value)
 
 

@@ -335,7 +335,7 @@ def category_patterns(
         learnt = [learn(warehouse, day, home, scope, maker) for scope in scopes(home, identities)]
         with warehouse.open() as connection:
             if isinstance(maker, PaidMaker) and maker.has_sent:
-                book_late(context.log, home_folder, connection, journal)
+                book_late(context.log, home_folder, connection, journal, context.run_id)
             stopped = learning.switched_off(connection, day)
             due = [pattern_alert(row["tenant"], day, row) for row in stopped.rows(named=True)]
             note_alerts(context.log, home_folder, connection, due)

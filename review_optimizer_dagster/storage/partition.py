@@ -359,38 +359,6 @@ def of_day(connection: Connection, table: str, day: date) -> pl.DataFrame:
     )
 
 
-def append_ledger(connection: Connection, day: date, entries: pl.DataFrame) -> int:
-    """Append the entries that the ledger does not have yet; returns how many were new."""
-    if entries.is_empty():
-        return 0
-    with connection.view("entries", entries):
-        known = connection.frame(
-            "SELECT entry_id FROM ledger_entries SEMI JOIN entries USING (entry_id)"
-        )
-    return connection.append(
-        "ledger_entries", entries.join(known, on="entry_id", how="anti"), day=day
-    )
-
-
-def ledger_totals(connection: Connection, day: date) -> pl.DataFrame:
-    """The day's ledger by tenant and kind: entries, cost_nanos, avoided_nanos."""
-    return connection.frame(
-        "SELECT tenant, kind, simulated, count(*) AS entries, "
-        "sum(cost_nanos)::BIGINT AS cost_nanos, sum(avoided_nanos)::BIGINT AS avoided_nanos "
-        "FROM ledger_entries WHERE day = ? GROUP BY ALL ORDER BY ALL",
-        [day],
-    )
-
-
-def request_totals(connection: Connection, day: date) -> pl.DataFrame:
-    """The day's attempts by tenant and taxonomy: requests, held_nanos."""
-    return connection.frame(
-        "SELECT tenant, taxonomy, simulated, count(*) AS requests, "
-        "sum(held_nanos)::BIGINT AS held_nanos FROM llm_requests WHERE day = ? GROUP BY ALL",
-        [day],
-    )
-
-
 def replace_alerts(connection: Connection, alerts: Sequence[Alert]) -> None:
     """Make the alerts table what the journal holds."""
     with connection.transaction():

@@ -12,7 +12,7 @@ from review_optimizer_dagster.storage.warehouse import Connection
 # What analysts get. Texts stay in the warehouse.
 _TABLES = (
     "published_results",
-    "cost_rollups",
+    "spend_forecasts",
     "gate_verdicts",
     "level_errors",
     "ledger_entries",
@@ -20,6 +20,7 @@ _TABLES = (
     "pattern_certificates",
     "quarantined_reviews",
 )
+_WHOLE = ("cost_rollups", "alerts")  # a few rows a day: months that are over stay comparable
 _PARQUET = ("published_results", "ledger_entries", "llm_requests")
 
 _PUBLISH = """
@@ -98,7 +99,8 @@ def write_parquet(connection: Connection, folder: Path, day: date) -> list[Path]
 
 
 def write_analytics(connection: Connection, path: Path, window_days: int) -> None:
-    """Write analytics.duckdb: the last `window_days` days' tables, all alerts, and the views.
+    """Write analytics.duckdb: the last `window_days` days of the large tables, the small ones
+    whole, and the views.
 
     Readers keep the file they opened; the next one to open it gets the new one.
     """
@@ -106,11 +108,17 @@ def write_analytics(connection: Connection, path: Path, window_days: int) -> Non
         connection.execute(f"ATTACH '{_quoted(temporary)}' AS analytics")
         try:
             for table in _TABLES:
+                # A constant, so that DuckDB skips what lies outside without reading it.
+                ((last,),) = connection.rows(f"SELECT max(day) FROM {table}")  # noqa: S608
+                since = "" if last is None else f"WHERE day > DATE '{last}' - {window_days:d}"
                 connection.execute(
                     f"CREATE TABLE analytics.{table} AS SELECT * FROM {table} "  # noqa: S608
-                    f"WHERE day > (SELECT max(day) FROM {table}) - {window_days:d} ORDER BY day"
+                    f"{since} ORDER BY day"
                 )
-            connection.execute("CREATE TABLE analytics.alerts AS SELECT * FROM alerts")
+            for table in _WHOLE:
+                connection.execute(
+                    f"CREATE TABLE analytics.{table} AS SELECT * FROM {table}"  # noqa: S608
+                )
             connection.script("views.sql", out="analytics")
             _copy_comments(connection)
         finally:
@@ -124,7 +132,7 @@ def _copy_comments(connection: Connection) -> None:
         "WHERE database_name = current_database() AND comment IS NOT NULL"
     )
     for table, comment in comments:
-        if table in (*_TABLES, "alerts"):
+        if table in (*_TABLES, *_WHOLE):
             text = str(comment).replace("'", "''")
             connection.execute(f"COMMENT ON TABLE analytics.{table} IS '{text}'")
 

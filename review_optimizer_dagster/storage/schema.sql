@@ -73,8 +73,20 @@ CREATE TABLE IF NOT EXISTS ledger_entries (
     simulated BOOLEAN, cost_nanos BIGINT, avoided_nanos BIGINT, avoided_rule VARCHAR,
     booked_at TIMESTAMPTZ
 );
+-- Whose cache it met, what of, from whom a hit's answer was, what it corrects, when and by whom.
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS scope VARCHAR;
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS category VARCHAR;
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS purpose VARCHAR;
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS generation BIGINT;
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS tier VARCHAR;
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS service_tier VARCHAR;
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS source_tenant VARCHAR;
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS corrects VARCHAR;
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS note VARCHAR;
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS incurred_at TIMESTAMPTZ;
+ALTER TABLE ledger_entries ADD COLUMN IF NOT EXISTS booked_by VARCHAR;
 COMMENT ON TABLE ledger_entries IS
-    'A review and attempt: its share of what the request cost, or what a cache hit avoided.';
+    'Append-only: a review''s share of an attempt, what a hit avoided, or a correction of either.';
 
 CREATE TABLE IF NOT EXISTS cost_rollups (
     day DATE, tenant VARCHAR, taxonomy VARCHAR, simulated BOOLEAN, reviews BIGINT, hits BIGINT,
@@ -84,7 +96,21 @@ CREATE TABLE IF NOT EXISTS cost_rollups (
 );
 -- What of the cost the rechecks of hits took.
 ALTER TABLE cost_rollups ADD COLUMN IF NOT EXISTS audit_nanos BIGINT;
+ALTER TABLE cost_rollups ADD COLUMN IF NOT EXISTS embedding_nanos BIGINT;
+ALTER TABLE cost_rollups ADD COLUMN IF NOT EXISTS repaid_nanos BIGINT;
+ALTER TABLE cost_rollups ADD COLUMN IF NOT EXISTS manual_nanos BIGINT;
+-- What it would have cost without a cache, and what was saved of that.
+ALTER TABLE cost_rollups ADD COLUMN IF NOT EXISTS no_cache_nanos BIGINT;
+ALTER TABLE cost_rollups ADD COLUMN IF NOT EXISTS saving_no_cache DOUBLE;
 COMMENT ON TABLE cost_rollups IS 'A tenant, taxonomy and day: reviews, spend and the baseline.';
+
+CREATE TABLE IF NOT EXISTS spend_forecasts (
+    day DATE, tenant VARCHAR, simulated BOOLEAN, month VARCHAR, days_known BIGINT,
+    days_left BIGINT, days_used BIGINT, spent BIGINT, expected BIGINT, lower BIGINT, upper BIGINT,
+    budget_nanos BIGINT
+);
+COMMENT ON TABLE spend_forecasts IS
+    'What a tenant''s month will have cost when it ends, as a day''s run saw it; nano-dollars.';
 
 CREATE TABLE IF NOT EXISTS review_results (
     day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, identity VARCHAR,

@@ -5,13 +5,18 @@ CREATE OR REPLACE VIEW {out}.daily_costs AS
 SELECT day, tenant, taxonomy, simulated, reviews, hits, misses, deferred, requests,
     cost_nanos / 1e9 AS cost_usd,
     audit_nanos / 1e9 AS audit_usd,
+    coalesce(embedding_nanos, 0) / 1e9 AS embedding_usd,
+    coalesce(repaid_nanos, 0) / 1e9 AS repaid_usd,
+    coalesce(manual_nanos, 0) / 1e9 AS manual_usd,
     held_nanos / 1e9 AS held_usd,
     avoided_nanos / 1e9 AS avoided_usd,
+    no_cache_nanos / 1e9 AS no_cache_usd,
     baseline_nanos / 1e9 AS baseline_usd,
     saving AS saving_share,
+    saving_no_cache AS no_cache_saving_share,
     cost_per_1000_nanos / 1e9 AS usd_per_1000
 FROM {out}.cost_rollups;
-COMMENT ON VIEW {out}.daily_costs IS 'Spend of a tenant, taxonomy and day beside the one-model baseline.';
+COMMENT ON VIEW {out}.daily_costs IS 'Spend of a tenant, taxonomy and day beside the one-model baseline; all days.';
 COMMENT ON COLUMN {out}.daily_costs.day IS 'UTC day of delivery.';
 COMMENT ON COLUMN {out}.daily_costs.tenant IS 'Who is billed.';
 COMMENT ON COLUMN {out}.daily_costs.taxonomy IS 'Kind of document.';
@@ -19,15 +24,186 @@ COMMENT ON COLUMN {out}.daily_costs.simulated IS 'True where a simulator answere
 COMMENT ON COLUMN {out}.daily_costs.reviews IS 'Accepted reviews.';
 COMMENT ON COLUMN {out}.daily_costs.hits IS 'Reviews answered without the model, repeats included.';
 COMMENT ON COLUMN {out}.daily_costs.misses IS 'Reviews that went to the model: labelled or failed.';
-COMMENT ON COLUMN {out}.daily_costs.deferred IS 'Reviews kept back by a spent budget.';
+COMMENT ON COLUMN {out}.daily_costs.deferred IS 'Reviews kept back by a spent budget or an open job of the Batch API.';
 COMMENT ON COLUMN {out}.daily_costs.requests IS 'Requests sent to the model, retries included.';
-COMMENT ON COLUMN {out}.daily_costs.cost_usd IS 'What the requests cost, in US dollars.';
-COMMENT ON COLUMN {out}.daily_costs.audit_usd IS 'Of it, what rechecking hits cost, in US dollars.';
-COMMENT ON COLUMN {out}.daily_costs.held_usd IS 'Worst case of requests whose outcome is unknown, in US dollars.';
-COMMENT ON COLUMN {out}.daily_costs.avoided_usd IS 'Estimate of what the hits would have cost, in US dollars.';
+COMMENT ON COLUMN {out}.daily_costs.cost_usd IS 'What was paid, refunds and corrections included, in US dollars.';
+COMMENT ON COLUMN {out}.daily_costs.audit_usd IS 'Of it, what rechecking hits cost.';
+COMMENT ON COLUMN {out}.daily_costs.embedding_usd IS 'Of it, what embedding texts for the learned patterns cost.';
+COMMENT ON COLUMN {out}.daily_costs.repaid_usd IS 'Of it, what was paid again on purpose (--reclassify) for texts that had been paid for.';
+COMMENT ON COLUMN {out}.daily_costs.manual_usd IS 'Of it, refunds and adjustments booked by hand; negative where money came back.';
+COMMENT ON COLUMN {out}.daily_costs.held_usd IS 'Worst case of requests whose outcome is unknown; no part of the cost.';
+COMMENT ON COLUMN {out}.daily_costs.avoided_usd IS 'Estimate of what the hits would have cost: avoided_rule in ledger_entries says how.';
+COMMENT ON COLUMN {out}.daily_costs.no_cache_usd IS 'Estimate of the cost without a cache: what answering the misses cost, and what the hits avoided.';
 COMMENT ON COLUMN {out}.daily_costs.baseline_usd IS 'One large model for every labelled review at $1.50 per 1,000.';
-COMMENT ON COLUMN {out}.daily_costs.saving_share IS 'Share of the baseline that was saved, 0 to 1; null where nothing was labelled.';
-COMMENT ON COLUMN {out}.daily_costs.usd_per_1000 IS 'Cost per 1,000 labelled reviews, in US dollars.';
+COMMENT ON COLUMN {out}.daily_costs.saving_share IS 'Share of the baseline that was saved; null where nothing was labelled.';
+COMMENT ON COLUMN {out}.daily_costs.no_cache_saving_share IS 'Share of no_cache_usd that was saved; null where that is 0.';
+COMMENT ON COLUMN {out}.daily_costs.usd_per_1000 IS 'Cost per 1,000 labelled reviews.';
+
+CREATE OR REPLACE VIEW {out}.monthly_costs AS
+SELECT date_trunc('month', day)::DATE AS month, tenant, taxonomy, simulated,
+    count(DISTINCT day) AS days, sum(reviews)::BIGINT AS reviews, sum(hits)::BIGINT AS hits,
+    sum(misses)::BIGINT AS misses, sum(deferred)::BIGINT AS deferred,
+    sum(requests)::BIGINT AS requests,
+    sum(cost_nanos) / 1e9 AS cost_usd,
+    sum(audit_nanos) / 1e9 AS audit_usd,
+    sum(coalesce(embedding_nanos, 0)) / 1e9 AS embedding_usd,
+    sum(coalesce(repaid_nanos, 0)) / 1e9 AS repaid_usd,
+    sum(coalesce(manual_nanos, 0)) / 1e9 AS manual_usd,
+    sum(held_nanos) / 1e9 AS held_usd,
+    sum(avoided_nanos) / 1e9 AS avoided_usd,
+    sum(no_cache_nanos) / 1e9 AS no_cache_usd,
+    sum(baseline_nanos) / 1e9 AS baseline_usd,
+    1 - sum(cost_nanos) / nullif(sum(baseline_nanos), 0) AS saving_share,
+    1 - sum(cost_nanos) / nullif(sum(no_cache_nanos), 0) AS no_cache_saving_share,
+    sum(cost_nanos) / 1e9 / nullif(sum(baseline_nanos) / 1500000, 0) * 1000 AS usd_per_1000
+FROM {out}.cost_rollups
+GROUP BY date_trunc('month', day), tenant, taxonomy, simulated;
+COMMENT ON VIEW {out}.monthly_costs IS 'The same of a month of delivery: what `review-optimizer statement` adds up to; all months.';
+COMMENT ON COLUMN {out}.monthly_costs.month IS 'First day of the month of delivery (UTC).';
+COMMENT ON COLUMN {out}.monthly_costs.tenant IS 'Who is billed.';
+COMMENT ON COLUMN {out}.monthly_costs.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.monthly_costs.simulated IS 'True where a simulator answered: no money was spent.';
+COMMENT ON COLUMN {out}.monthly_costs.days IS 'Days with a delivery.';
+COMMENT ON COLUMN {out}.monthly_costs.reviews IS 'Accepted reviews.';
+COMMENT ON COLUMN {out}.monthly_costs.hits IS 'Reviews answered without the model, repeats included.';
+COMMENT ON COLUMN {out}.monthly_costs.misses IS 'Reviews that went to the model: labelled or failed.';
+COMMENT ON COLUMN {out}.monthly_costs.deferred IS 'Reviews kept back by a spent budget or an open job of the Batch API.';
+COMMENT ON COLUMN {out}.monthly_costs.requests IS 'Requests sent to the model, retries included.';
+COMMENT ON COLUMN {out}.monthly_costs.cost_usd IS 'What was paid, refunds and corrections included, in US dollars.';
+COMMENT ON COLUMN {out}.monthly_costs.audit_usd IS 'Of it, what rechecking hits cost.';
+COMMENT ON COLUMN {out}.monthly_costs.embedding_usd IS 'Of it, what embedding texts for the learned patterns cost.';
+COMMENT ON COLUMN {out}.monthly_costs.repaid_usd IS 'Of it, what was paid again on purpose (--reclassify) for texts that had been paid for.';
+COMMENT ON COLUMN {out}.monthly_costs.manual_usd IS 'Of it, refunds and adjustments booked by hand; negative where money came back.';
+COMMENT ON COLUMN {out}.monthly_costs.held_usd IS 'Worst case of requests whose outcome is unknown; no part of the cost.';
+COMMENT ON COLUMN {out}.monthly_costs.avoided_usd IS 'Estimate of what the hits would have cost: avoided_rule in ledger_entries says how.';
+COMMENT ON COLUMN {out}.monthly_costs.no_cache_usd IS 'Estimate of the cost without a cache: what answering the misses cost, and what the hits avoided.';
+COMMENT ON COLUMN {out}.monthly_costs.baseline_usd IS 'One large model for every labelled review at $1.50 per 1,000.';
+COMMENT ON COLUMN {out}.monthly_costs.saving_share IS 'Share of the baseline that was saved; null where nothing was labelled.';
+COMMENT ON COLUMN {out}.monthly_costs.no_cache_saving_share IS 'Share of no_cache_usd that was saved; null where that is 0.';
+COMMENT ON COLUMN {out}.monthly_costs.usd_per_1000 IS 'Cost per 1,000 labelled reviews.';
+
+CREATE OR REPLACE VIEW {out}.spend AS
+SELECT day, date_trunc('month', day)::DATE AS month, tenant, taxonomy, category, level, model, tier,
+    service_tier, coalesce(purpose, kind) AS purpose, simulated,
+    count(*) AS entries, count(DISTINCT review_id) AS reviews,
+    sum(cost_nanos) / 1e9 AS cost_usd, sum(avoided_nanos) / 1e9 AS avoided_usd,
+    sum(cost_nanos) / 1e9 / nullif(count(DISTINCT review_id), 0) * 1000 AS usd_per_1000
+FROM {out}.ledger_entries
+GROUP BY day, tenant, taxonomy, category, level, model, tier, service_tier,
+    coalesce(purpose, kind), simulated;
+COMMENT ON VIEW {out}.spend IS 'The ledger summed by everything that one may ask for: group it further.';
+COMMENT ON COLUMN {out}.spend.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.spend.month IS 'First day of its month.';
+COMMENT ON COLUMN {out}.spend.tenant IS 'Who is billed.';
+COMMENT ON COLUMN {out}.spend.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.spend.category IS 'Category as delivered; null where the review has left the day.';
+COMMENT ON COLUMN {out}.spend.level IS 'model: paid; else the cache level that answered; null: booked by hand.';
+COMMENT ON COLUMN {out}.spend.model IS 'Model that answered, or whose answer a hit was.';
+COMMENT ON COLUMN {out}.spend.tier IS 'Step of the ladder of models; null on hits and embeddings.';
+COMMENT ON COLUMN {out}.spend.service_tier IS 'Service tier that was billed, batch: the Batch API; null on hits.';
+COMMENT ON COLUMN {out}.spend.purpose IS 'classification, audit (a hit that was rechecked), embedding, hit, repeat, refund or adjustment; a correction counts as what it corrects.';
+COMMENT ON COLUMN {out}.spend.simulated IS 'True where a simulator answered: no money was spent.';
+COMMENT ON COLUMN {out}.spend.entries IS 'Entries of the ledger, corrections included.';
+COMMENT ON COLUMN {out}.spend.reviews IS 'Different reviews among them.';
+COMMENT ON COLUMN {out}.spend.cost_usd IS 'What was paid.';
+COMMENT ON COLUMN {out}.spend.avoided_usd IS 'Estimate of what the hits would have cost.';
+COMMENT ON COLUMN {out}.spend.usd_per_1000 IS 'Cost per 1,000 of these reviews.';
+
+CREATE OR REPLACE VIEW {out}.spend_by_hour AS
+SELECT day, date_trunc('hour', sent_at) AS hour, tenant, simulated, count(*) AS requests,
+    sum(cost_nanos) / 1e9 AS cost_usd,
+    sum(sum(cost_nanos)) OVER (
+        PARTITION BY day, tenant, simulated ORDER BY date_trunc('hour', sent_at)) / 1e9
+        AS so_far_usd
+FROM {out}.llm_requests
+GROUP BY day, date_trunc('hour', sent_at), tenant, simulated;
+COMMENT ON VIEW {out}.spend_by_hour IS 'When the money of a day was spent.';
+COMMENT ON COLUMN {out}.spend_by_hour.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.spend_by_hour.hour IS 'Hour of sending (UTC).';
+COMMENT ON COLUMN {out}.spend_by_hour.tenant IS 'Who is billed.';
+COMMENT ON COLUMN {out}.spend_by_hour.simulated IS 'True where a simulator answered: no money was spent.';
+COMMENT ON COLUMN {out}.spend_by_hour.requests IS 'Requests sent in that hour.';
+COMMENT ON COLUMN {out}.spend_by_hour.cost_usd IS 'What they cost.';
+COMMENT ON COLUMN {out}.spend_by_hour.so_far_usd IS 'What the day''s requests had cost by the end of that hour.';
+
+CREATE OR REPLACE VIEW {out}.spend_forecast AS
+SELECT day, month, tenant, simulated, days_known, days_left, days_used, spent / 1e9 AS spent_usd,
+    expected / 1e9 AS expected_usd, lower / 1e9 AS lower_usd, upper / 1e9 AS upper_usd,
+    budget_nanos / 1e9 AS budget_usd, expected / nullif(budget_nanos, 0) AS budget_share
+FROM {out}.spend_forecasts;
+COMMENT ON VIEW {out}.spend_forecast IS 'What a tenant''s month will have cost when it ends, as seen on each day.';
+COMMENT ON COLUMN {out}.spend_forecast.day IS 'UTC day of delivery that it was made on.';
+COMMENT ON COLUMN {out}.spend_forecast.month IS 'The month, YYYY-MM.';
+COMMENT ON COLUMN {out}.spend_forecast.tenant IS 'Who is billed.';
+COMMENT ON COLUMN {out}.spend_forecast.simulated IS 'True where a simulator answered: no money was spent.';
+COMMENT ON COLUMN {out}.spend_forecast.days_known IS 'Days of the month up to that one.';
+COMMENT ON COLUMN {out}.spend_forecast.days_left IS 'Days of it that are to come.';
+COMMENT ON COLUMN {out}.spend_forecast.days_used IS 'Days, of the last 28, that the expectation rests on.';
+COMMENT ON COLUMN {out}.spend_forecast.spent_usd IS 'Cost of the days that are known.';
+COMMENT ON COLUMN {out}.spend_forecast.expected_usd IS 'Expected cost of the whole month.';
+COMMENT ON COLUMN {out}.spend_forecast.lower_usd IS 'Lower end of the 90 % prediction interval; null for fewer than 3 days.';
+COMMENT ON COLUMN {out}.spend_forecast.upper_usd IS 'Upper end of it.';
+COMMENT ON COLUMN {out}.spend_forecast.budget_usd IS 'The tenant''s budget, where it is for a month.';
+COMMENT ON COLUMN {out}.spend_forecast.budget_share IS 'expected_usd / budget_usd.';
+
+CREATE OR REPLACE VIEW {out}.pool_savings AS
+WITH hits AS (
+    SELECT day, scope AS pool, tenant, source_tenant, simulated,
+        CASE WHEN kind = 'correction' THEN -1 ELSE 1 END AS one, avoided_nanos
+    FROM {out}.ledger_entries
+    WHERE purpose IN ('hit', 'repeat') AND scope <> tenant),
+members AS (
+    SELECT day, pool, tenant, simulated,
+        sum(one) FILTER (WHERE source_tenant = tenant) AS own_hits,
+        sum(one) FILTER (WHERE source_tenant <> tenant) AS borrowed_hits,
+        sum(one) FILTER (WHERE source_tenant IS NULL) AS pattern_hits,
+        sum(avoided_nanos) FILTER (WHERE source_tenant <> tenant) AS borrowed_nanos,
+        sum(avoided_nanos) FILTER (WHERE source_tenant IS NULL) AS pattern_nanos
+    FROM hits GROUP BY ALL),
+lenders AS (
+    SELECT day, pool, source_tenant AS tenant, simulated, sum(one) AS lent_hits,
+        sum(avoided_nanos) AS lent_nanos
+    FROM hits WHERE source_tenant <> tenant GROUP BY ALL)
+SELECT day, pool, tenant, simulated,
+    coalesce(own_hits, 0)::BIGINT AS own_hits,
+    coalesce(borrowed_hits, 0)::BIGINT AS borrowed_hits,
+    coalesce(pattern_hits, 0)::BIGINT AS pattern_hits,
+    coalesce(lent_hits, 0)::BIGINT AS lent_hits,
+    coalesce(borrowed_nanos, 0) / 1e9 AS borrowed_usd,
+    coalesce(pattern_nanos, 0) / 1e9 AS pattern_usd,
+    coalesce(lent_nanos, 0) / 1e9 AS lent_usd
+FROM members FULL JOIN lenders USING (day, pool, tenant, simulated);
+COMMENT ON VIEW {out}.pool_savings IS 'What the members of a pool saved by answers that another member had paid for.';
+COMMENT ON COLUMN {out}.pool_savings.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.pool_savings.pool IS 'The pool that the tenants joined.';
+COMMENT ON COLUMN {out}.pool_savings.tenant IS 'Its member.';
+COMMENT ON COLUMN {out}.pool_savings.simulated IS 'True where a simulator answered: no money was spent.';
+COMMENT ON COLUMN {out}.pool_savings.own_hits IS 'Hits on answers that the tenant had paid for itself.';
+COMMENT ON COLUMN {out}.pool_savings.borrowed_hits IS 'Hits on answers that another member had paid for.';
+COMMENT ON COLUMN {out}.pool_savings.pattern_hits IS 'Hits of a pattern that learned from the answers of all members.';
+COMMENT ON COLUMN {out}.pool_savings.lent_hits IS 'Hits of other members on answers that this tenant had paid for.';
+COMMENT ON COLUMN {out}.pool_savings.borrowed_usd IS 'Estimate of what the borrowed hits would have cost the tenant.';
+COMMENT ON COLUMN {out}.pool_savings.pattern_usd IS 'The same of the pattern''s hits.';
+COMMENT ON COLUMN {out}.pool_savings.lent_usd IS 'Estimate of what the lent hits would have cost the others.';
+
+CREATE OR REPLACE VIEW {out}.ledger_corrections AS
+SELECT day, booked_at, booked_by, tenant, kind, purpose, review_id, request_id, corrects, note,
+    cost_nanos / 1e9 AS cost_usd, avoided_nanos / 1e9 AS avoided_usd, simulated
+FROM {out}.ledger_entries WHERE kind IN ('correction', 'refund', 'adjustment');
+COMMENT ON VIEW {out}.ledger_corrections IS 'Every entry that changed what was booked before, and why.';
+COMMENT ON COLUMN {out}.ledger_corrections.day IS 'UTC day of delivery that it is booked to.';
+COMMENT ON COLUMN {out}.ledger_corrections.booked_at IS 'When it was booked (UTC).';
+COMMENT ON COLUMN {out}.ledger_corrections.booked_by IS 'The run, or whoever booked it by hand.';
+COMMENT ON COLUMN {out}.ledger_corrections.tenant IS 'Who is billed.';
+COMMENT ON COLUMN {out}.ledger_corrections.kind IS 'correction: made by a run; refund or adjustment: booked by hand.';
+COMMENT ON COLUMN {out}.ledger_corrections.purpose IS 'What the corrected entry was for; else the kind.';
+COMMENT ON COLUMN {out}.ledger_corrections.review_id IS 'Whose share it is; null where it is no review''s.';
+COMMENT ON COLUMN {out}.ledger_corrections.request_id IS 'The request that it is about; null where it is about none.';
+COMMENT ON COLUMN {out}.ledger_corrections.corrects IS 'entry_id of the corrected entry; null where it was booked by hand.';
+COMMENT ON COLUMN {out}.ledger_corrections.note IS 'Why, or the reference that it was booked under.';
+COMMENT ON COLUMN {out}.ledger_corrections.cost_usd IS 'What it adds to the cost; negative where money came back.';
+COMMENT ON COLUMN {out}.ledger_corrections.avoided_usd IS 'What it adds to the estimate of avoided cost.';
+COMMENT ON COLUMN {out}.ledger_corrections.simulated IS 'True where a simulator answered: no money was spent.';
 
 CREATE OR REPLACE VIEW {out}.cache_levels AS
 SELECT day, tenant, taxonomy, category, level, simulated,

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cache
 from importlib import resources
@@ -21,7 +22,7 @@ import polars as pl
 
 from review_optimizer_dagster import tables
 from review_optimizer_dagster.core.classifier import Readout
-from review_optimizer_dagster.core.costs import paid_entries
+from review_optimizer_dagster.core.costs import LEDGER, Posting, paid_entries
 from review_optimizer_dagster.exchange.reply import read_reply
 from review_optimizer_dagster.simulator.endpoint import Route
 from review_optimizer_dagster.simulator.faults import FAULTS, Fault, FaultRates
@@ -35,17 +36,26 @@ _MILLION = 10**6
 
 
 @cache
-def _rows() -> Mapping[tuple[str, str], Mapping[str, int]]:
-    """Nano-dollars per million tokens, by model and tier: the first row that has them."""
+def _rows() -> Mapping[tuple[str, str], list[tuple[int, Mapping[str, int]]]]:
+    """Nano-dollars per million tokens, by model and tier, of the prices that still hold.
+
+    Each with the input tokens above which it holds, the largest first.
+    """
     text = (resources.files(tables) / "prices.toml").read_text(encoding="utf-8")
-    found: dict[tuple[str, str], Mapping[str, int]] = {}
+    found: defaultdict[tuple[str, str], list[tuple[int, Mapping[str, int]]]] = defaultdict(list)
     for row in tomllib.loads(text, parse_float=Decimal)["prices"]:
+        if "valid_to" in row:
+            continue
         nanos = {
             name: int(Decimal(row[name]) * _NANOS_A_DOLLAR)
             for name in ("input", "cached_input", "cache_write", "output")
             if name in row
         }
-        found.setdefault((row["model"], row.get("service_tier", "default")), nanos)
+        found[row["model"], row.get("service_tier", "default")].append(
+            (row.get("context_above", 0), nanos)
+        )
+    for bands in found.values():
+        bands.sort(key=lambda band: -band[0])
     return found
 
 
@@ -54,7 +64,8 @@ def priced(billed: BilledRequest) -> int:
     if not billed.prompt_tokens and not billed.completion_tokens:
         return 0
     tier = "batch" if billed.way == "batch" else billed.service_tier or "default"
-    price = _rows()[billed.model, tier]
+    bands = _rows()[billed.model, tier]
+    price = next(nanos for above, nanos in bands if billed.prompt_tokens > above)
     plain = billed.prompt_tokens - billed.cached_tokens - billed.cache_write_tokens
     scaled = plain * price["input"] + billed.completion_tokens * price["output"]
     scaled += billed.cached_tokens * price.get("cached_input", price["input"])
@@ -196,7 +207,10 @@ def ledger_of(readout: Readout) -> int:
     """Nano-dollars of the ledger's rows for a journal, a review for each text."""
     keys = readout.shares.select("tenant", "identity", "content_key").unique()
     results = keys.with_columns(review_id=pl.col("content_key"), repeat=pl.lit(False))
-    return int(paid_entries(readout.shares, readout.requests, results)["cost_nanos"].sum())
+    results = results.with_columns(category=pl.lit(None, pl.String))
+    posting = Posting(datetime.now(UTC), "books")
+    entries = paid_entries(readout.shares, readout.requests, results, LEDGER.to_frame(), posting)
+    return int(entries["cost_nanos"].sum())
 
 
 def doubled(requests: Sequence[Mapping[str, Any]], record: Iterable[Entry]) -> int:

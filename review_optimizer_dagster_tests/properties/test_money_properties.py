@@ -17,6 +17,9 @@ from review_optimizer_dagster.alerts.rules import budget_alerts, raise_once, rai
 from review_optimizer_dagster.core.classifier import REQUESTS, SHARES
 from review_optimizer_dagster.core.costs import (
     BASELINE_NANOS_PER_REVIEW,
+    FREE,
+    LEDGER,
+    Posting,
     allocate,
     hit_entries,
     paid_entries,
@@ -144,6 +147,7 @@ def days(draw: st.DrawFn) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
                     "identity": "i",
                     "simulated": False,
                     "model_requested": "gpt-6-luna",
+                    "generation": draw(st.integers(1, 3)),
                     "cost_nanos": cost,
                     "sent_at": NOON + timedelta(seconds=attempt),
                 }
@@ -164,18 +168,18 @@ def test_the_ledger_sums_to_the_requests_in_any_order(
 ) -> None:
     """The one sentence a finance team will check: ledger = requests, for each tenant."""
     results, requests, shares = day
-    paid = paid_entries(shares, requests, results)
-    hits = hit_entries(results, shares, DAY, NOON)
-    ledger = pl.concat([paid, hits])
+    ledger = _booked(results, requests, shares, LEDGER.to_frame())
     for tenant in ("acme", "other"):
         mine = pl.col("tenant") == tenant
         billed = requests.filter(mine)["cost_nanos"].sum()
         assert ledger.filter(mine)["cost_nanos"].sum() == billed
     assert ledger["entry_id"].n_unique() == ledger.height
     assert ledger.filter((pl.col("cost_nanos") < 0) | (pl.col("avoided_nanos") < 0)).is_empty()
-    assert hits["cost_nanos"].sum() == 0
+    assert ledger.filter(pl.col("kind").is_in(FREE))["cost_nanos"].sum() == 0
     totals = rollup(ledger, results)
     assert totals["cost_nanos"].sum() == requests["cost_nanos"].sum()
+    parts = totals.select("audit_nanos", "embedding_nanos", "repaid_nanos", "no_cache_nanos")
+    assert all(value >= 0 for row in parts.iter_rows() for value in row)
     labelled = results.filter(pl.col("status") == "labelled").height
     assert totals["baseline_nanos"].sum() == labelled * BASELINE_NANOS_PER_REVIEW
     counted = totals.select(pl.sum_horizontal("hits", "misses", "deferred")).to_series()
@@ -184,9 +188,66 @@ def test_the_ledger_sums_to_the_requests_in_any_order(
     def shuffled(frame: pl.DataFrame) -> pl.DataFrame:
         return frame.sample(fraction=1.0, shuffle=True, seed=seed)
 
-    again = paid_entries(shuffled(shares), shuffled(requests), shuffled(results))
-    assert again.equals(paid)
-    assert hit_entries(shuffled(results), shuffled(shares), DAY, NOON).equals(hits)
+    again = _booked(shuffled(results), shuffled(requests), shuffled(shares), LEDGER.to_frame())
+    assert again.equals(ledger)
+    assert _booked(results, requests, shares, shuffled(ledger)).is_empty()
+
+
+def _booked(
+    results: pl.DataFrame, requests: pl.DataFrame, shares: pl.DataFrame, booked: pl.DataFrame
+) -> pl.DataFrame:
+    """What the ledger lacks."""
+    posting = Posting(NOON, "run")
+    texts = dict.fromkeys(("tenant", "review_id", "source_tenant"), pl.String)
+    medians = {"tenant": pl.String, "taxonomy": pl.String, "simulated": pl.Boolean}
+    nobody, nothing = (
+        pl.DataFrame(schema=texts),
+        pl.DataFrame(schema=medians | {"median": pl.Int64}),
+    )
+    return pl.concat(
+        [
+            paid_entries(shares, requests, results, booked, posting),
+            hit_entries(results, shares, nobody, nothing, booked, DAY, posting),
+        ]
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(states=st.lists(days(), min_size=2, max_size=5))
+def test_whatever_becomes_of_a_day_its_ledger_sums_to_its_requests(
+    states: list[tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]],
+) -> None:
+    """Prices are mended, hits are taken back and come again, reviews leave: all of it appends.
+
+    A request that was booked once stays in the journal, as real ones do.
+    """
+    ledger = LEDGER.to_frame()
+    known: dict[str, tuple[pl.DataFrame, pl.DataFrame]] = {}
+    for results, requests, shares in states:
+        for request_id in requests["request_id"]:
+            own = pl.col("request_id") == request_id
+            split = shares.filter(own)
+            # The same texts as before, or the journal would contradict itself.
+            if request_id not in known or set(known[request_id][1]["content_key"]) == set(
+                split["content_key"]
+            ):
+                known[request_id] = (requests.filter(own), split)
+        costs = pl.concat([requests.clear(), *(request for request, _ in known.values())])
+        parts = pl.concat([shares.clear(), *(split for _, split in known.values())])
+        before = ledger
+        new = _booked(results, costs, parts, before)
+        ledger = pl.concat([before, new])
+        assert ledger["cost_nanos"].sum() == costs["cost_nanos"].sum()
+        assert ledger["entry_id"].n_unique() == ledger.height
+        hits = results.filter(
+            (pl.col("status") == "labelled") & (pl.col("repeat") | (pl.col("level") != "model"))
+        )
+        signs = pl.when(pl.col("kind") == "correction").then(-1).otherwise(1)
+        standing = ledger.filter(pl.col("purpose").is_in(FREE)).select(signs.sum()).item()
+        assert standing == hits.height
+        by_review = ledger.group_by("tenant", "review_id").agg(pl.col("avoided_nanos").sum())
+        assert by_review.filter(pl.col("avoided_nanos") < 0).is_empty()
+        assert _booked(results, costs, parts, ledger).is_empty()
 
 
 @settings(max_examples=40, deadline=None)

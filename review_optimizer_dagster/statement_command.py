@@ -1,0 +1,301 @@
+"""`review-optimizer statement` and `book`: what a tenant owes, and what is booked by hand."""
+
+from __future__ import annotations
+
+import argparse
+import calendar
+import getpass
+import json
+import sys
+from collections.abc import Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import polars as pl
+
+from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from review_optimizer_dagster.storage.warehouse import Warehouse
+
+STATEMENT_EXAMPLES = """examples:
+  review-optimizer statement --tenant acme --month 2026-11
+  review-optimizer statement --tenant acme --month 2026-11 --csv lines.csv --json bill.json
+  review-optimizer statement --tenant acme --month 2026-11 --as-of 2026-12-03
+      the same statement as on that day, whatever was booked since
+  review-optimizer statement --tenant acme --month 2026-11 --entries entries.csv
+"""
+BOOK_EXAMPLES = """examples:
+  review-optimizer book refund --tenant acme --date 2026-11-20 --usd -0.0123 --reference CN-2026-17
+  review-optimizer book refund --tenant acme --date 2026-11-20 --usd -0.004 --reference CN-18 \\
+      --request 2026-11-20-1f0c... --note "job of the Batch API expired"
+  review-optimizer book adjustment --tenant acme --date 2026-11-30 --usd 5 --reference INV-7
+"""
+_NANOS = Decimal(1_000_000_000)
+
+
+def add_commands(commands: Any) -> None:
+    """The two commands and their options."""
+    raw = argparse.RawDescriptionHelpFormatter
+    statement = commands.add_parser(
+        "statement",
+        help="what a tenant owes for a month of delivery",
+        description="Adds up the ledger of a tenant's days of delivery in a month.",
+        epilog=STATEMENT_EXAMPLES,
+        formatter_class=raw,
+    )
+    statement.add_argument("--tenant", metavar="T", required=True, help="who is billed")
+    statement.add_argument(
+        "--month", type=_month, metavar="YYYY-MM", help="default: its last one with an entry"
+    )
+    statement.add_argument(
+        "--as-of", type=_moment, metavar="MOMENT", help="leave out what was booked after it (UTC)"
+    )
+    statement.add_argument("--csv", type=Path, metavar="OUT", help="write the lines here")
+    statement.add_argument("--entries", type=Path, metavar="OUT", help="write every entry as CSV")
+    statement.add_argument("--json", type=Path, metavar="OUT", help="write the statement here")
+
+    book = commands.add_parser(
+        "book",
+        help="book a refund or an adjustment into the ledger",
+        description="Adds an entry to the ledger; nothing in it is ever changed.",
+        epilog=BOOK_EXAMPLES,
+        formatter_class=raw,
+    )
+    book.add_argument("kind", choices=["refund", "adjustment"])
+    book.add_argument("--tenant", metavar="T", required=True, help="whose ledger")
+    book.add_argument(
+        "--date",
+        type=date.fromisoformat,
+        metavar="D",
+        required=True,
+        help="UTC day of delivery that it belongs to, YYYY-MM-DD",
+    )
+    book.add_argument(
+        "--usd", type=_usd, metavar="X", required=True, help="dollars; negative: money came back"
+    )
+    book.add_argument(
+        "--reference",
+        metavar="REF",
+        required=True,
+        help="the provider's number for it; booked once, however often this is run",
+    )
+    book.add_argument("--request", metavar="ID", help="share it among this request's reviews")
+    book.add_argument("--note", default="", help="why")
+    book.add_argument("--by", default="", metavar="NAME", help="who books it (default: you)")
+    book.add_argument("--simulated", action="store_true", help="into the books of simulated money")
+
+
+def _month(text: str) -> date:
+    try:
+        return datetime.strptime(text, "%Y-%m").date()
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is no month such as 2026-11") from error
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no moment such as 2026-12-03 or 2026-12-03T09:00:00Z"
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _usd(text: str) -> int:
+    """Dollars as nano-dollars."""
+    try:
+        nanos = Decimal(text) * _NANOS
+    except InvalidOperation as error:
+        raise argparse.ArgumentTypeError(f"{text} is no amount of dollars") from error
+    if not nanos.is_finite() or nanos != int(nanos) or not nanos or abs(nanos) >= 2**62:
+        raise argparse.ArgumentTypeError(
+            f"{text} is no amount of dollars other than 0 with at most nine decimals"
+        )
+    return int(nanos)
+
+
+def statement(home: Home, options: argparse.Namespace) -> int:
+    """Print a tenant's statement, and write it where asked. Returns the exit code."""
+    from rich.console import Console
+
+    from review_optimizer_dagster.storage import statement as stored
+
+    for path in (options.csv, options.entries, options.json):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: its folder does not exist")
+    tenant, at = options.tenant, options.as_of or datetime.now(UTC)
+    with _warehouse(home).open(read_only=True) as connection:
+        month = options.month or stored.last_month(connection, tenant)
+        if month is None:
+            known = ", ".join(stored.billed_tenants(connection)) or "none"
+            raise UserError(f"{tenant!r} has no entry in the ledger; tenants that have: {known}")
+        first = month.replace(day=1)
+        last = month.replace(day=calendar.monthrange(month.year, month.month)[1])
+        found = stored.read_statement(connection, tenant, first, last, at)
+        if options.entries is not None:
+            entries = stored.read_entries(connection, tenant, first, last, at)
+            with_dollars(entries).write_csv(options.entries)
+    told = as_json(tenant, first, options.as_of, found)
+    show(Console(highlight=False), told, found)
+    if options.csv is not None:
+        with_dollars(found["lines"]).write_csv(options.csv)
+    if options.json is not None:
+        options.json.write_text(json.dumps(told, indent=2, default=str) + "\n", encoding="utf-8")
+    return 0 if told["reconciles"] else 1
+
+
+def _warehouse(home: Home) -> Warehouse:
+    from review_optimizer_dagster.storage.warehouse import Warehouse
+
+    return Warehouse(database=str(home.warehouse))
+
+
+def usd(nanos: int) -> str:
+    """Nano-dollars as an exact decimal string of dollars."""
+    return f"{Decimal(nanos).scaleb(-9):.9f}"
+
+
+def with_dollars(rows: pl.DataFrame) -> pl.DataFrame:
+    """Each column of nano-dollars followed by one of exact dollars, as text."""
+    columns: list[pl.Expr | pl.Series] = []
+    for name in rows.columns:
+        columns.append(pl.col(name))
+        if name.endswith("_nanos"):
+            dollars = [usd(nanos) for nanos in rows[name]]
+            columns.append(pl.Series(name.replace("_nanos", "_usd"), dollars, dtype=pl.String))
+    return rows.select(columns)
+
+
+def as_json(
+    tenant: str, month: date, as_of: datetime | None, found: Mapping[str, pl.DataFrame]
+) -> dict[str, Any]:
+    """The statement as `--json` writes it: real and simulated money apart.
+
+    `reconciles`: whether ledger, requests and daily sums say the same now.
+    """
+    books = {}
+    for row in found["totals"].rows(named=True):
+        check = found["checks"].filter(simulated=row["simulated"]).rows(named=True)[0]
+        lines = found["lines"].filter(simulated=row["simulated"])
+        books["simulated" if row["simulated"] else "real"] = {
+            "entries": row["entries"],
+            "reviews": row["reviews"],
+            "cost_usd": usd(row["cost_nanos"]),
+            "avoided_usd": usd(row["avoided_nanos"]),
+            "held_usd": usd(check["held_nanos"]),
+            "last_booked_at": row["last_booked_at"].isoformat(),
+            **{
+                f"by_{name}": _summed(lines, name)
+                for name in ("purpose", "model", "category", "day")
+            },
+        }
+    return {
+        "tenant": tenant,
+        "month": month.strftime("%Y-%m"),
+        "as_of": as_of.isoformat() if as_of else None,
+        "books": books,
+        "changes": with_dollars(found["changes"]).rows(named=True),
+        "checks": with_dollars(found["checks"]).rows(named=True),
+        "reconciles": all(map(_agrees, found["checks"].rows(named=True))),
+    }
+
+
+def _agrees(check: Mapping[str, int]) -> bool:
+    booked = check["ledger_nanos"]
+    paid = check["requests_nanos"] + check["by_hand_nanos"]
+    return booked == paid == check["rollups_nanos"]
+
+
+def _summed(lines: pl.DataFrame, name: str) -> list[dict[str, Any]]:
+    sums = (
+        lines.group_by(name)
+        .agg(pl.col("entries", "cost_nanos", "avoided_nanos").sum())
+        .sort("cost_nanos", "entries", name, descending=[True, True, False])
+    )
+    if name == "day":
+        sums = sums.sort("day")
+    return with_dollars(sums).drop("cost_nanos", "avoided_nanos").rows(named=True)
+
+
+def show(console: Console, told: Mapping[str, Any], found: Mapping[str, pl.DataFrame]) -> None:
+    """The statement as tables."""
+    from rich.table import Table
+
+    as_of = f", as of {told['as_of']}" if told["as_of"] else ""
+    console.print(f"[bold]{told['tenant']}  {told['month']}{as_of}[/]")
+    if not told["books"]:
+        console.print("no entry in that month")
+    for name, book in told["books"].items():
+        mark = "  [yellow]SIMULATED: no money was spent[/]" if name == "simulated" else ""
+        table = Table(title=f"{name} money{mark}", title_justify="left")
+        for column in ("purpose, then day", "entries", "cost", "avoided"):
+            table.add_column(column, justify="left" if "day" in column else "right")
+        for by in ("purpose", "day"):
+            for row in book[f"by_{by}"]:
+                dollars = f"${row['cost_usd']}", f"${row['avoided_usd']}"
+                table.add_row(str(row[by]), f"{row['entries']:,}", *dollars)
+            table.add_section()
+        dollars = f"${book['cost_usd']}", f"${book['avoided_usd']}"
+        table.add_row("total", f"{book['entries']:,}", *dollars, style="bold")
+        console.print(table)
+        if Decimal(book["held_usd"]):
+            console.print(f"held for requests of unknown outcome, not billed: ${book['held_usd']}")
+    for row in found["changes"].tail(20).rows(named=True):
+        if row["cost_nanos"]:
+            console.print(
+                f"{row['booked_at']:%Y-%m-%d %H:%M} {row['kind']} of ${usd(row['cost_nanos'])} "
+                f"to {row['day']}: {row['note']}",
+                markup=False,
+            )
+    if told["reconciles"]:
+        console.print("ledger, requests and daily sums agree to the nano-dollar")
+        return
+    for check in filter(lambda row: not _agrees(row), found["checks"].rows(named=True)):
+        console.print(
+            f"[red]THE BOOKS DIFFER[/]: ledger ${usd(check['ledger_nanos'])}, of it by hand "
+            f"${usd(check['by_hand_nanos'])}; requests ${usd(check['requests_nanos'])}; daily sums "
+            f"${usd(check['rollups_nanos'])}: run the month's days again"
+        )
+
+
+def book(home: Home, options: argparse.Namespace) -> int:
+    """Book a refund or an adjustment. Returns the exit code."""
+    import logging
+
+    from review_optimizer_dagster.core.costs import ManualEntry
+    from review_optimizer_dagster.defs.money import book_by_hand
+    from review_optimizer_dagster.defs.resources import HomeFolder
+
+    settings = home.tenant(options.tenant)
+    if options.kind == "refund" and options.usd > 0:
+        raise UserError("a refund is money that came back: give --usd a negative amount")
+    entry = ManualEntry(
+        options.kind,
+        options.tenant,
+        settings.taxonomy,
+        options.simulated or home.is_demo,
+        options.usd,
+        options.reference,
+        options.note,
+    )
+    by = options.by or getpass.getuser()
+    with _warehouse(home).open() as connection:
+        new = book_by_hand(
+            logging.getLogger(__name__),
+            HomeFolder(folder=str(home.folder)),
+            connection,
+            options.date,
+            entry,
+            options.request,
+            by,
+        )
+    done = f"booked as {new:,} entries" if new else "was booked before: nothing is booked twice"
+    sys.stdout.write(f"{options.kind} {options.reference} of ${usd(options.usd)}: {done}\n")
+    return 0

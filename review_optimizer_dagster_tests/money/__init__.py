@@ -1,0 +1,1 @@
+"""Tests of prices, budgets and forecasts."""
