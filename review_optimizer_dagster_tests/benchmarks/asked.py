@@ -303,11 +303,18 @@ class Ran:
 class Asker:
     """One folder's journal and budgets, and an engine that asks an endpoint; a context manager."""
 
-    def __init__(self, folder: Path, taxonomy: Taxonomy, budget_nanos: int = BUDGET_NANOS) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        taxonomy: Taxonomy,
+        budget_nanos: int = BUDGET_NANOS,
+        state_folder: Path | None = None,
+    ) -> None:
+        """state_folder: where the budgets are, if not in the folder: processes may share them."""
         self.taxonomy = taxonomy
         self.journal = DayJournal(folder, DAY)
         self.prices = load_prices()
-        self._state = StateStore(folder)
+        self._state = StateStore(state_folder or folder)
         self._budget_nanos = budget_nanos
 
     def __enter__(self) -> Asker:
