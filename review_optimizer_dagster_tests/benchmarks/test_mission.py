@@ -17,7 +17,7 @@ from review_optimizer_dagster.money.prices import load_prices, request_cost
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster_tests.benchmarks import mission, mission_costs, mission_tables
-from review_optimizer_dagster_tests.benchmarks.labelled import benchmark_taxonomy
+from review_optimizer_dagster_tests.benchmarks.labelled import benchmark_taxonomy, sample_rows
 from review_optimizer_dagster_tests.benchmarks.mission_costs import (
     BooksDiffer,
     DayMoney,
@@ -163,13 +163,27 @@ def test_an_arm_adds_up_and_is_printed(connection: Connection) -> None:
     assert luna["usd_per_5000"] == arm["usd_per_5000"]
     (half,) = [r for r in arm["models"] if (r["model"], r["service_tier"]) == (MODEL, "batch")]
     assert half["usd_per_5000"] == pytest.approx(arm["usd_per_5000"] / 2, rel=1e-4)
-    assert arm["verdict"].startswith("missed")
+    assert arm["verdict"].startswith("MISSED: $0.1419 is 9.46 times")
     setup = {"archived": 10, "days": 4, "day_rows": 20, "max_error": 0.03, "priced_on": "today"}
-    cell = {"taxonomy": "benchmark", "model": MODEL, "way": "sync", "reviews": 20, "requests": 1}
-    cell |= {"counter": "o200k_base", "prefix_tokens": 500, "usd_per_5000": 0.1}
+    arm["no_cache_usd_per_5000"] = 0.1
+    cell = {"taxonomy": "benchmark", "model": MODEL, "reviews": 20, "requests": 1}
+    cell |= {"counter": "o200k_base", "prefix_tokens": 500}
+    cell |= {"usd_per_5000": {"sync": 0.1, "batch": 0.05}}
     figures = {"texts": "SYNTHETIC", "arms": [arm], "no_cache": [cell], "setup": setup}
     console = Console(width=190, record=True, quiet=True)
     mission_tables.show(console, figures)
+
+
+def test_no_cache_asks_every_review_of_the_days() -> None:
+    """A text that comes twice would be asked twice; half the price is the Batch API's."""
+    rows = sample_rows(60).unique("content_key", maintain_order=True)
+    once = mission.every_review_asked([rows], load_taxonomy("reviews"))
+    twice = mission.every_review_asked([pl.concat([rows, rows])], load_taxonomy("reviews"))
+    assert once["sync"] > 0
+    assert twice == once
+    assert once["batch"] == pytest.approx(once["sync"] / 2, rel=1e-4)
+    (row, *_) = mission.no_cache(rows, [load_taxonomy("reviews")])
+    assert row["usd_per_5000"]["sync"] == pytest.approx(once["sync"], rel=0.05)
 
 
 def test_options_leave_days_that_are_measured() -> None:
