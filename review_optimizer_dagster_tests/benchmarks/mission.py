@@ -44,7 +44,7 @@ if TYPE_CHECKING:
         Settings,
     )
 
-MODELS: Final = ("gpt-6-luna", "gpt-5.6-luna", "gpt-5.4-nano", "gpt-4o-mini")
+MODELS: Final = ("gpt-6-luna", "gpt-5.6-luna", "gpt-5.4-nano", "gpt-4o-mini")  # the first is asked
 WAYS: Final = ("sync", "batch")
 SHIPPED: Final = "reviews"  # the taxonomy of three fields that is measured beside the benchmark's
 BASELINE_NANOS: Final = BASELINE_NANOS_PER_REVIEW * UNIT
@@ -332,7 +332,7 @@ def every_review_asked(days: Sequence[pl.DataFrame], taxonomy: Taxonomy) -> dict
         rows = day.unique("content_key", maintain_order=True)
         said = engine_costs.spoken(rows, taxonomy, reply_form(taxonomy, "auto"), estimate_tokens)
         for way, tier in engine_costs.WAYS.items():
-            price = prices.check_model(engine_costs.MODEL, today, tier)
+            price = prices.check_model(MODELS[0], today, tier)
             cost = engine_costs.cost_nanos(said, price, prompt_cache=True)
             nanos[way] += round(cost * day.height / rows.height)
     reviews = sum(day.height for day in days)
