@@ -305,10 +305,11 @@ def verdict(arm: Mapping[str, Any]) -> str:
     parts = {name: sum(part["nanos"].values()) * scale for name, part in arm["parts"].items()}
     texts = sum(part["nanos"][costs.TEXTS] for part in arm["parts"].values()) * scale
     largest = max(parts, key=lambda name: parts[name])
+    learned = arm["avoided"].get("l3_pattern", {"hits": 0})["hits"] / arm["reviews"]
     said = (
         f"${cost:.4f} is {arm['of_target']:.2f} times the target at {arm['hit_rate']['value']:.1%} "
-        f"hits: {largest} ${parts[largest]:.4f}, rechecks ${parts[costs.RECHECKS]:.4f}; of all, "
-        f"the texts themselves ${texts:.4f}"
+        f"hits, {learned:.1%} by learned patterns: {largest} ${parts[largest]:.4f}, "
+        f"rechecks ${parts[costs.RECHECKS]:.4f}; of all, the texts themselves ${texts:.4f}"
     )
     if arm["of_target"] <= 1:
         return f"met: {said}"
