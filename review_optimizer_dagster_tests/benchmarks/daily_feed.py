@@ -127,8 +127,11 @@ def feed_days(source: FeedSource, plan: FeedPlan, redelivered: float) -> list[pl
 class BenchmarkHome:
     """A home whose one tenant's reviews the simulator labels from gold; runs days in-process."""
 
-    def __init__(self, folder: Path, answers: Path, judges: dict[str, Judge]) -> None:
+    def __init__(
+        self, folder: Path, answers: Path, judges: dict[str, Judge], taxonomy: Taxonomy
+    ) -> None:
         self.home = Home(folder)
+        self.taxonomy = taxonomy
         self._answers = answers
         self._judges = judges
 
@@ -138,25 +141,35 @@ class BenchmarkHome:
         folder: Path,
         rows: pl.DataFrame,
         settings: Settings,
+        shipped: Taxonomy | None = None,
     ) -> BenchmarkHome:
         """Write tenants.toml, the taxonomy of the rows' labels and the file of gold answers.
 
-        settings: further tables of tenants.toml; `tenant` holds keys of the one tenant.
+        settings: further tables of tenants.toml; `tenant` holds keys of the one tenant. shipped:
+        asked in place of the rows' own taxonomy; the rows' labels are those of its main field, and
+        the simulator's lexicon judges its other fields.
         """
-        taxonomy = benchmark_taxonomy(rows["label"])
+        taxonomy = shipped or benchmark_taxonomy(rows["label"])
         (folder / "taxonomies").mkdir(parents=True)
-        file = folder / "taxonomies" / f"{taxonomy.name}.toml"
-        file.write_text(taxonomy_toml(taxonomy), encoding="utf-8")
+        if shipped is None:
+            file = folder / "taxonomies" / f"{taxonomy.name}.toml"
+            file.write_text(taxonomy_toml(taxonomy), encoding="utf-8")
         text = tenants_toml(taxonomy, settings)
         (folder / "tenants.toml").write_text(text, encoding="utf-8")
         answers = folder.with_name("answers.parquet")
         rows.select(_DELIVERED).write_parquet(answers)
-        return cls(folder, answers, {})
+        return cls(folder, answers, {}, taxonomy)
 
-    def copied(self, folder: Path) -> BenchmarkHome:
-        """The same home, with all that it has learned, in another place."""
+    def copied(self, folder: Path, settings: Settings | None = None) -> BenchmarkHome:
+        """The same home, with all that it has learned, in another place.
+
+        settings: as `create` takes them, in place of those that it was made with.
+        """
         shutil.copytree(self.home.folder, folder)
-        return BenchmarkHome(folder, self._answers, self._judges)
+        if settings is not None:
+            text = tenants_toml(self.taxonomy, settings)
+            (folder / "tenants.toml").write_text(text, encoding="utf-8")
+        return BenchmarkHome(folder, self._answers, self._judges, self.taxonomy)
 
     def _judge(self, source: Path, *rest: Any, **options: Any) -> Judge:
         """The judge of an answers file, read once: a day would else read all of it twice."""
@@ -238,15 +251,16 @@ _TRAINING: Final = """
 """
 
 
-def day_results(connection: Connection, day: date) -> pl.DataFrame:
+def day_results(connection: Connection, day: date, field: str = "label") -> pl.DataFrame:
     """What the pipeline said of each review of a day: category, level, content_key, label (gold),
     hit, right.
 
-    `right` is null where there is no label: such a review is neither a hit nor wrong.
+    `right` is null where there is no label: such a review is neither a hit nor wrong. field: of
+    the taxonomy, the one whose labels the gold is.
     """
 
     def label(column: str) -> pl.Expr:
-        return pl.col(column).str.json_path_match("$.label")
+        return pl.col(column).str.json_path_match(f"$.{field}")
 
     return connection.frame(_RESULTS, [day]).select(
         "category",
@@ -259,14 +273,18 @@ def day_results(connection: Connection, day: date) -> pl.DataFrame:
 
 
 def day_figures(
-    connection: Connection, day: date, names: Mapping[str, str], seen: pl.Series
+    connection: Connection,
+    day: date,
+    names: Mapping[str, str],
+    seen: pl.Series,
+    field: str = "label",
 ) -> dict[str, Any]:
     """A day's figures, over all and by category, with what it cost.
 
     names: category to the name it is reported under; seen: content keys known before the day,
-    from which the exact-only cache beside it answers.
+    from which the exact-only cache beside it answers; field: as `day_results` takes it.
     """
-    results = day_results(connection, day).with_columns(
+    results = day_results(connection, day, field).with_columns(
         pl.col("category").replace_strict(names, default=POOLED)
     )
     exact = (
@@ -317,10 +335,19 @@ def accuracy_and_hits(results: pl.DataFrame) -> dict[str, Any]:
 
 
 def run_arm(
-    warm: BenchmarkHome, source: FeedSource, plan: FeedPlan, redelivered: float, folder: Path
+    warm: BenchmarkHome,
+    source: FeedSource,
+    plan: FeedPlan,
+    redelivered: float,
+    folder: Path,
+    settings: Settings | None = None,
+    look: Callable[[Connection, date], dict[str, Any]] = lambda *_: {},
 ) -> list[dict[str, Any]]:
-    """Run the days of one arm in a copy of the warmed home; a row of figures a day."""
-    arm = warm.copied(folder)
+    """Run the days of one arm in a copy of the warmed home; a row of figures a day.
+
+    settings: as `BenchmarkHome.copied` takes them; look: what else a row holds of its day.
+    """
+    arm = warm.copied(folder, settings)
     days = feed_days(source, plan, redelivered)
     names = pooled_categories(pl.concat(days).unique("review_id"), POOLED_UNDER)
     seen = source.archived["content_key"]
@@ -330,11 +357,25 @@ def run_arm(
         began = time.perf_counter()
         arm.run(day, delivered)
         with arm.open() as connection:
-            figures = day_figures(connection, day, names, seen)
+            figures = day_figures(connection, day, names, seen, arm.taxonomy.main.name)
+            figures |= look(connection, day)
         seconds = time.perf_counter() - began
         rows.append({"redelivered": redelivered, "day": number, "seconds": seconds, **figures})
         seen = pl.concat([seen, delivered["content_key"]]).unique()
     return rows
+
+
+def rows_and_source(
+    archive: pl.DataFrame, traffic: pl.DataFrame, plan: FeedPlan
+) -> tuple[pl.DataFrame, FeedSource]:
+    """All rows with one gold label a text, and what the days of every arm are made of."""
+    rows = with_majority_label(pl.concat([archive, traffic]))
+    gold = rows.select("review_id", "label")
+    archive, traffic = (
+        part.drop("label").join(gold, on="review_id", maintain_order="left").select(rows.columns)
+        for part in (archive, traffic)
+    )
+    return rows, FeedSource.of(archive, traffic, plan)
 
 
 def daily_feed(
@@ -342,13 +383,7 @@ def daily_feed(
 ) -> dict[str, Any]:
     """Run every arm; returns JSON: `daily_feed`, `break_even_redelivered`, `daily_feed_setup`."""
     plan = plan.within(archive.height, traffic.height)
-    rows = with_majority_label(pl.concat([archive, traffic]))
-    gold = rows.select("review_id", "label")
-    archive, traffic = (
-        part.drop("label").join(gold, on="review_id", maintain_order="left").select(rows.columns)
-        for part in (archive, traffic)
-    )
-    source = FeedSource.of(archive, traffic, plan)
+    rows, source = rows_and_source(archive, traffic, plan)
     days: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as folder:
         settings = {"tenant": {"max_error": plan.max_error}}
