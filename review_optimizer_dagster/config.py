@@ -24,6 +24,7 @@ from pydantic import (
 )
 
 from review_optimizer_dagster.errors import ConfigError, UserError
+from review_optimizer_dagster.tables import load_table
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
 
 HOME_VARIABLE = "REVIEW_OPTIMIZER_HOME"
@@ -95,6 +96,13 @@ class EngineSettings(_Table):
         le=1.0,
         description="Largest share of a batch that goes on to the next tier; one review may.",
     )
+    reasoning_effort: Literal["auto", "default", "none", "minimal", "low", "medium", "high"] = (
+        Field(
+            default="auto",
+            description="How much the model reasons, which is billed as output: `auto` is the "
+            "least that it is known to take; `default` leaves it to the endpoint.",
+        )
+    )
     reply: Literal["auto", "labels"] = Field(
         default="auto",
         description="`auto` asks for short codes where they save output tokens; `labels` never.",
@@ -143,6 +151,15 @@ class EngineSettings(_Table):
     def ladder(self) -> tuple[TierSettings, ...]:
         """The tiers, or the one that `model` is."""
         return self.tiers or (TierSettings(name="standard", model=self.model),)
+
+    def effort(self, model: str) -> str | None:
+        """The reasoning_effort that is sent to a model; None: none is."""
+        if self.reasoning_effort == "auto":
+            from review_optimizer_dagster.money.prices import DATED_NAME
+
+            known: Mapping[str, str] = load_table("models")["least_effort"]
+            return known.get(model) or known.get(DATED_NAME.sub("", model))
+        return None if self.reasoning_effort == "default" else self.reasoning_effort
 
     def api_key(self, variable: str | None = None) -> str:
         """The key from the environment, of another variable where one is named.

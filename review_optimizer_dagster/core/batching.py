@@ -68,6 +68,8 @@ class Tier:
     """Reviews up to this complexity begin here; the last tier takes the rest."""
     max_reviews: int = 100
     """Most reviews in a batch of this model."""
+    effort: str | None = None
+    """Its reasoning_effort; None: not sent."""
 
 
 def complexity(texts: pl.Series) -> pl.Series:

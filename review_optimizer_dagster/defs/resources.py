@@ -178,6 +178,7 @@ class Engine(dg.ConfigurableResource["Engine"]):
                 step.model,
                 step.max_complexity,
                 step.max_reviews or home.batch_cap(step.model) or most,
+                home.settings.engine.effort(step.model),
             )
             for step in home.settings.engine.ladder
         )
@@ -226,7 +227,9 @@ class Engine(dg.ConfigurableResource["Engine"]):
 
             answerer = LocalModel.policy
         models = "+".join(
-            tier.model if tier is ladder[-1] else f"{tier.model}<={tier.max_complexity:g}"
+            tier.model
+            + (f":{tier.effort}" if tier.effort else "")
+            + ("" if tier is ladder[-1] else f"<={tier.max_complexity:g}")
             for tier in ladder
         )
         policy = f"{models}@{answerer}"

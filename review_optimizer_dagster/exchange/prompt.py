@@ -26,6 +26,7 @@ Form: TypeAlias = Literal["codes", "labels"]
 Codes: TypeAlias = Mapping[str, Mapping[str, str]]  # field -> code -> label
 
 FRAMING_TOKENS = 64  # what a chat format adds around the messages
+ENVELOPE_TOKENS = 64  # around the answers in a reply
 THINKING_TOKENS = 2_000  # room for reasoning, which counts as output
 UNSURE = "?"  # behind a code: the model is not sure
 MOST_CODES = 225  # with and without UNSURE, and 500 ids, within the 1,000 enum values of a schema
@@ -132,8 +133,14 @@ class Asking:
         # Two bytes a token is fewer than JSON of words takes, so the room is more than enough.
         return -(-len(as_json(longest)) // 2)
 
-    def body(self, batch: pl.DataFrame, model: str, redact: bool) -> Json:
-        """What is posted to /chat/completions for the rows of a batch (item_id, title, text)."""
+    def body(
+        self, batch: pl.DataFrame, model: str, redact: bool, effort: str | None = None
+    ) -> Json:
+        """What is posted to /chat/completions for the rows of a batch (item_id, title, text).
+
+        effort: the model's reasoning_effort. Without any there is no reasoning to leave room for,
+        and the worst case, which a budget must have, is that much smaller.
+        """
 
         def clean(text: str) -> str:
             return redact_text(text) if redact else text
@@ -149,8 +156,10 @@ class Asking:
                 {"role": "user", "content": as_json({"documents": documents}).decode()},
             ],
             "response_format": self.response_format,
-            "max_completion_tokens": THINKING_TOKENS + self.most_answer_tokens * batch.height,
-        }
+            "max_completion_tokens": (0 if effort == "none" else THINKING_TOKENS)
+            + ENVELOPE_TOKENS
+            + self.most_answer_tokens * batch.height,
+        } | ({"reasoning_effort": effort} if effort else {})
 
 
 def reply_form(taxonomy: Taxonomy, wanted: Literal["auto", "labels"]) -> Form:

@@ -44,6 +44,7 @@ UNEXPLAINED_REFUSALS = 3  # before anything was answered: the settings are at fa
 LEAST_SHARED = 20  # reviews of a part of a straggler: a request has its own price
 DRAIN_SECONDS = 20.0  # that a run which is stopped waits for what it has paid for
 LOADED_ROWS = 5_000  # whose texts are in memory before they are sent
+BUDGET_POLL_SECONDS = 0.5  # between two looks at a budget that other processes hold
 MEMORY_SECONDS = 1.0  # between two looks at the model server's memory
 
 _ITEM = ["identity", "content_key"]
@@ -173,6 +174,8 @@ class Run:
         self._in_flight: Counter[str] = Counter()  # by tenant, as the next two
         self._short: defaultdict[str, list[Work]] = defaultdict(list)
         self._spent: set[str] = set()
+        self._held: Counter[str] = Counter()  # nano-dollars by tenant, for unknown outcomes
+        self._waits_since: dict[str, float] = {}  # by tenant: for other processes' reservations
         self._answered, self._refusals = False, 0
         self._last_error: dict[str, str] = {}  # by model
         self._memory: MemoryReading | None = None
@@ -362,7 +365,7 @@ class Run:
         """Body and record of a request, its worst case reserved; None where money is short."""
         tenant, tier = work.tenant, self.endpoint.ladder[work.step]
         asking = self.asking(work.rows["taxonomy"][0], work.step)
-        body = asking.body(work.rows, tier.model, self.redact)
+        body = asking.body(work.rows, tier.model, self.redact, tier.effort)
         sent_at = self.clock.now()
         most = most_input_tokens(body), body["max_completion_tokens"]
         worst = self.prices.worst_case(tier.model, service_tier, sent_at.date(), *most)
@@ -371,9 +374,12 @@ class Run:
         if tenant not in self._spent and self.budget(tenant).reserve(name, worst, sent_at):
             self.request_ids.append(name)
             self._in_flight[tenant] += 1
+            self._waits_since.pop(tenant, None)
             return body, record
         if self._in_flight[tenant] > 0 and tenant not in self.by_batch:
             self._short[tenant].append(work)  # settling those frees what they do not cost
+        elif tenant not in self._spent and self._may_wait(tenant, worst, sent_at):
+            self._queue_later(self.clock.monotonic() + BUDGET_POLL_SECONDS, work)
         elif work.rows.height > 1 and tenant not in self._spent:
             self.queue_first(work.parts(math.ceil(work.rows.height / 2)))
         else:
@@ -381,6 +387,15 @@ class Run:
             self.budget(tenant).refuse(sent_at)
             self.put_off(work.rows, "deferred", "budget", work.attempt - 1)
         return None
+
+    def _may_wait(self, tenant: str, worst: int, now: datetime) -> bool:
+        """Whether another process's requests hold money that may be free again in a moment."""
+        spend = self.budget(tenant).state(now)
+        others = spend.pending - self._held[tenant]
+        if tenant in self.by_batch or others <= 0 or worst > spend.left + others:
+            return False
+        since = self._waits_since.setdefault(tenant, self.clock.monotonic())
+        return self.clock.monotonic() - since < LONGEST_PAUSE_SECONDS
 
     def queue_first(self, works: list[Work]) -> None:
         """Put works where the next one is taken from, in their order."""
@@ -465,6 +480,8 @@ class Run:
             cost = reply_cost(record, reply, self.prices)
             sent_at = datetime.fromisoformat(record["sent_at"])
             self.budget(work.tenant).settle(record["request_id"], cost, sent_at)
+        else:
+            self._held[work.tenant] += record["worst_nanos"]
         self._stop_where_hopeless(reply, record["model"])
         self._ask_again(work, record, reply)
 

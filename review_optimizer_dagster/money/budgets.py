@@ -15,6 +15,7 @@ JSON: TypeAlias = Any  # what json.dumps takes
 Period: TypeAlias = Literal["day", "month"]
 
 HOLD = timedelta(hours=48)  # a job of the Batch API is answered within 24
+PENDING = timedelta(minutes=2)  # as long as a large request may take
 _SPEND, _VERSIONS, _DEFERRED = "spend:", "budget_versions:", "deferred:"
 
 
@@ -48,6 +49,8 @@ class Spend:
     spent: int
     reserved: int
     """For requests whose cost is not known yet, at their worst case."""
+    pending: int
+    """Of these, for requests that may still be answered: the rest is held for unknown outcomes."""
     refused: bool
     """A request of this version was not sent, for it could have cost more than was left."""
 
@@ -216,6 +219,7 @@ class Budget:
             amount=self.version.amount,
             spent=counters.spent_in(period),
             reserved=counters.reserved_in(period, now),
+            pending=counters.reserved_in(period, now, self._hold - PENDING),
             refused=counters.refused.get(period) == self.version.number,
         )
 
@@ -245,11 +249,12 @@ class _Counters:
     def spent_in(self, period: str) -> int:
         return sum(nanos for day, nanos in self.spent.items() if day.startswith(period))
 
-    def reserved_in(self, period: str, now: datetime) -> int:
+    def reserved_in(self, period: str, now: datetime, least: timedelta = timedelta()) -> int:
+        """What is held for `least` and longer from now on."""
         return sum(
             nanos
             for nanos, day, until in self.reserved.values()
-            if day.startswith(period) and now < datetime.fromisoformat(until)
+            if day.startswith(period) and now + least < datetime.fromisoformat(until)
         )
 
     def total(self, period: str, now: datetime) -> int:

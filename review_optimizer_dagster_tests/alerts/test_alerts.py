@@ -27,7 +27,7 @@ DOLLAR = 1_000_000_000
 
 
 def _spend(spent: int, amount: int = 100, *, version: int = 1, refused: bool = False) -> Spend:
-    return Spend("acme", False, "2026-11", version, amount, spent, 0, refused)
+    return Spend("acme", False, "2026-11", version, amount, spent, 0, 0, refused)
 
 
 def _thresholds(alerts: list[Alert]) -> list[int]:

@@ -28,12 +28,12 @@ from rich.console import Console
 from rich.table import Table
 
 from review_optimizer_dagster.config import BatchSettings
+from review_optimizer_dagster.core.batching import STANDARD_TIER, Tier
 from review_optimizer_dagster.exchange.transport import Clock
 from review_optimizer_dagster.money.budgets import Budget, Version
 from review_optimizer_dagster.storage.journal import StateStore
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster_tests.benchmarks.asked import (
-    KEY,
     MODEL,
     TENANT,
     Asker,
@@ -52,7 +52,7 @@ SMALLEST, LARGEST = 0.02, 0.9  # of what all texts cost without a limit
 FAULTS: Final = dict.fromkeys(
     ("overloaded", "missing_ids", "truncated", "cut_in_body", "cut_before_body"), 0.05
 )
-WAITS_SHORTENED: Final = 0.02  # back-offs are waited for, but not as long
+TIMES_FASTER: Final = 50  # back-offs are waited for, but not as long
 
 
 @dataclass(frozen=True)
@@ -107,11 +107,15 @@ def worker(pipe: Connection, number: int, texts: pl.DataFrame, batch: int, in_fl
     """Ask about these texts (MISSES) in each trial that it is told of, until told None."""
     taxonomy = load_taxonomy("reviews")
     settings = BatchSettings(min_reviews=1, max_reviews=batch)
-    clock = Clock(sleep=lambda seconds: asyncio.sleep(seconds * WAITS_SHORTENED))
+    clock = Clock(
+        monotonic=lambda: time.monotonic() * TIMES_FASTER,
+        sleep=lambda seconds: asyncio.sleep(seconds / TIMES_FASTER),
+    )
+    ladder = (Tier(STANDARD_TIER, MODEL, max_reviews=batch, effort="none"),)
     while (asked := pipe.recv()) is not None:
         folder = Path(asked.folder)
         endpoint = endpoint_of(
-            asked.base_url, "codes", in_flight=in_flight, api_key=KEY, timeout_seconds=20.0
+            asked.base_url, "codes", in_flight=in_flight, ladder=ladder, timeout_seconds=20.0
         )
         own = folder / f"process-{number}"
         with Asker(own, taxonomy, asked.budget, folder) as asker:
@@ -197,17 +201,19 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
         "whole_nanos": whole,
         "seconds": time.perf_counter() - began,
         "groups": {
-            "no faults": _figures([trial for trial in trials if not trial.has_faults], whole),
-            "faults": _figures([trial for trial in trials if trial.has_faults], whole),
+            "no faults": _figures([trial for trial in trials if not trial.has_faults]),
+            "faults": _figures([trial for trial in trials if trial.has_faults]),
         },
         "each": [asdict(trial) for trial in trials],
     }
 
 
-def _figures(trials: list[Trial], whole: int) -> dict[str, Any]:
+def _figures(trials: list[Trial]) -> dict[str, Any]:
     short = [trial for trial in trials if trial.deferred]
     unused = pl.Series([trial.unused for trial in short], dtype=pl.Float64)
-    of_whole = [(trial.budget - trial.spent - trial.held) / whole for trial in short]
+    left = pl.Series([trial.budget - trial.spent - trial.held for trial in short], dtype=pl.Int64)
+    answered = sum(trial.labelled for trial in trials)
+    review = sum(trial.billed for trial in trials) / max(1, answered)
     return {
         "trials": len(trials),
         "overspent": sum(1 for trial in trials if trial.overspent),
@@ -221,9 +227,15 @@ def _figures(trials: list[Trial], whole: int) -> dict[str, Any]:
         "with_deferred": len(short),
         "unused_median": unused.median(),
         "unused_p95": unused.quantile(0.95),
-        "unused_of_whole_median": pl.Series(of_whole, dtype=pl.Float64).median(),
+        "unused_usd_median": _dollars(left.median()),
+        "unused_usd_p95": _dollars(left.quantile(0.95)),
+        "unused_reviews_median": (_dollars(left.median()) or 0.0) * 1e9 / max(1.0, review),
         "held_share": sum(t.held for t in trials) / max(1, sum(t.budget for t in trials)),
     }
+
+
+def _dollars(nanos: object) -> float | None:
+    return float(str(nanos)) / 1e9 if nanos is not None else None
 
 
 def show(console: Console, figures: dict[str, Any]) -> None:
@@ -245,7 +257,8 @@ def show(console: Console, figures: dict[str, Any]) -> None:
         "trials that deferred reviews": "{with_deferred:,}",
         "of these, unused share of the budget, median": "{unused_median:.1%}",
         "  95th percentile": "{unused_p95:.1%}",
-        "  median, as share of what all texts cost": "{unused_of_whole_median:.2%}",
+        "  in dollars, median and 95th percentile": "{unused_usd_median:.6f}, {unused_usd_p95:.6f}",
+        "  median, in reviews at what one cost": "{unused_reviews_median:.0f}",
         "held for unknown outcomes, share of all budgets": "{held_share:.2%}",
     }
     for name, form in rows.items():

@@ -108,6 +108,15 @@ def test_what_is_held_for_an_unknown_outcome_is_free_again_in_the_end() -> None:
     assert budget.state(after).spent == 30
 
 
+def test_what_may_still_be_answered_is_told_from_what_is_held() -> None:
+    """Another process's money may be free in a moment; that of a time-out is not."""
+    budget = _budget()
+    budget.reserve("a", 30, NOON)
+    budget.reserve("b", 20, NOON + timedelta(minutes=3))
+    spend = budget.state(NOON + timedelta(minutes=4))
+    assert (spend.reserved, spend.pending) == (50, 20)
+
+
 def test_each_change_of_a_budget_is_a_version() -> None:
     """Back to the old amount is news as well: its thresholds are to be told anew."""
     state = MemoryState()

@@ -295,7 +295,7 @@ def test_each_threshold_is_raised_exactly_once(steps: list[int], thresholds: lis
     for step in steps:
         spent += step
         for _ in range(2):
-            spend = Spend("acme", False, "2026-11", 1, 100, spent, 0, False)
+            spend = Spend("acme", False, "2026-11", 1, 100, spent, 0, 0, False)
             alerts = budget_alerts(spend, thresholds)
             news += raise_once(state, alerts)
     expected = [threshold for threshold in (*thresholds, 100) if spent >= threshold]
