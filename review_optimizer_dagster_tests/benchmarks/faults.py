@@ -20,7 +20,6 @@ import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -34,6 +33,7 @@ from review_optimizer_dagster.simulator.batches import FATES
 from review_optimizer_dagster.simulator.faults import FAULTS
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster_tests.benchmarks.asked import (
+    NOON,
     TENANT,
     Asker,
     DigestJudge,
@@ -286,7 +286,7 @@ def tried(trial: Trial, misses: pl.DataFrame, form: Form, seed: int) -> Tried:
             record += mended.record
         at_last = asker.readout()
         both = compare(at_last, record, ledger_of(at_last))
-        spend = asker.budget().state(datetime.now(UTC))
+        spend = asker.budget().state(NOON)
         labelled = _count(at_last.answers, "labelled")
         texts = misses.join(
             at_last.answers.filter(pl.col("status") == "labelled"), on=_TEXT
