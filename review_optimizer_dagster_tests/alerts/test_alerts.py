@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from datetime import UTC, date, timedelta
 from itertools import pairwise
 
 import pytest
 
-from review_optimizer_dagster.alerts.channels import deliver
 from review_optimizer_dagster.alerts.rules import (
     Alert,
     budget_alerts,
     contradicted_alert,
     distrusted_alert,
     gate_alert,
-    raise_once,
-    raised,
 )
+from review_optimizer_dagster.alerts.store import raise_once, raised
 from review_optimizer_dagster.money.budgets import Spend
 from review_optimizer_dagster_tests.memory_state import MemoryState
 
@@ -162,13 +159,3 @@ def test_a_level_that_is_off_is_told_once_for_as_long_as_it_stays_off() -> None:
     assert alert(n=50).alert_id == found.alert_id
     others = [alert(day + timedelta(days=1)), alert(level="l2")]
     assert len({each.alert_id for each in (found, *others)}) == 3
-
-
-def test_alerts_reach_the_log_at_their_severity(caplog: pytest.LogCaptureFixture) -> None:
-    """The log is the only channel every installation has."""
-    alerts = budget_alerts(_spend(100), (50,))
-    deliver(alerts, logging.getLogger("test"))
-    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.CRITICAL]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"alert {alert.alert_id}: {alert.message}" for alert in alerts
-    ]

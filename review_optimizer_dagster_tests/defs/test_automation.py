@@ -10,7 +10,8 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from review_optimizer_dagster.alerts.rules import Alert, raised
+from review_optimizer_dagster.alerts.rules import Alert
+from review_optimizer_dagster.alerts.store import raised
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.definitions import definitions_of
 from review_optimizer_dagster.defs import automation
@@ -287,7 +288,12 @@ def test_everything_that_runs_by_itself_ships_stopped(home: Home) -> None:
     definitions = definitions_of(home)
     schedules, sensors = list(definitions.schedules or []), list(definitions.sensors or [])
     assert [one.name for one in schedules] == ["yesterday"]
-    assert [one.name for one in sensors] == ["inbox_arrivals", "batch_results", "budget_alerts"]
+    assert [one.name for one in sensors] == [
+        "inbox_arrivals",
+        "batch_results",
+        "budget_alerts",
+        "alert_delivery",
+    ]
     for schedule in schedules:
         assert isinstance(schedule, dg.ScheduleDefinition)
         assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
