@@ -14,12 +14,14 @@ from review_optimizer_dagster.alerts.store import raise_news
 from review_optimizer_dagster.money.budgets import (
     Budget,
     Period,
+    Spend,
     State,
     Version,
     budget_version,
 )
 
 THRESHOLDS = (50, 75, 90)
+KILLED_SHARE = 0.5  # of the settlements, where processes are killed
 START = datetime(2026, 10, 28, 9, tzinfo=UTC)
 Key = tuple[str, str, int, int]  # tenant, period, version, threshold
 Recovered = tuple[str, str, int]  # tenant, period, version
@@ -90,14 +92,19 @@ class History:
     """A random history of some tenants, month by month, in two processes that are restarted."""
 
     def __init__(
-        self, seed: int, state: State, restart: Callable[[Process], Process] = lambda old: old
+        self,
+        seed: int,
+        state: State,
+        channels: Sequence[Channel] = (),
+        killed: Callable[[Process, Spend], None] | None = None,
     ) -> None:
-        """restart: a process over the same state in place of an old one."""
+        """killed: a process that is told of a spend, and ends before it has done with it."""
         self._random = random.Random(seed)  # noqa: S311 (no secret)
         self._state = state
-        self._restart = restart
+        self._channels = channels
+        self._killed = killed
         self.now = START
-        self.tenants = [f"t{number}" for number in range(self._random.randint(1, 3))]
+        self.tenants = [f"t{seed}-{number}" for number in range(self._random.randint(1, 3))]
         self.model = Model()
         self.news: list[Alert] = []
         self._spent: dict[tuple[str, str], int] = {}
@@ -154,7 +161,15 @@ class History:
         key = (tenant, period)
         self._spent[key] = self._spent.get(key, 0) + nanos
         self._note(tenant)
-        self._random.choice(self._processes).budget(tenant).settle(name, nanos, sent_at)
+        process = self._random.choice(self._processes)
+        budget = process.budget(tenant)
+        if self._killed is not None and self._random.random() < KILLED_SHARE:
+            budget = Budget(self._state, tenant, process.budgets[tenant])
+            budget.settle(name, nanos, sent_at)
+            self._killed(process, budget.state(sent_at))
+            process.watch(budget.state(sent_at))  # and whoever comes next looks again
+        else:
+            budget.settle(name, nanos, sent_at)
         self._see(tenant, period)
 
     def _look(self, tenant: str) -> None:
@@ -179,10 +194,10 @@ class History:
         old = self._processes[place]
         self.news += old.new
         budgets = {tenant: self._version(tenant) for tenant in self.tenants}
-        self._processes[place] = self._restart(self._started(budgets))
+        self._processes[place] = self._started(budgets)
 
     def _started(self, budgets: dict[str, Version]) -> Process:
-        return Process(self._state, budgets, lambda: self.now)
+        return Process(self._state, budgets, lambda: self.now, self._channels)
 
     def _version(self, tenant: str) -> Version:
         amount = self._versions[tenant][-1][1]

@@ -208,9 +208,7 @@ def test_a_broken_channel_keeps_no_other_from_delivering(
         assert done.waiting == 3
 
 
-def test_two_processes_seldom_send_the_same(
-    hook: Setter, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_processes_seldom_send_the_same(hook: Setter, monkeypatch: pytest.MonkeyPatch) -> None:
     """A claim keeps others off while it is sent, and falls with the process that held it."""
     state, clock, to = MemoryState(), Clock(), channels(HOOK)
     raising(state, to, an_alert())

@@ -1,9 +1,9 @@
 """Random spend histories on the real state, and a receiver that fails half the time.
 
-Each history is played by a process of its own that is killed at a random write of the state and
-started again, as often as it takes; what must come of it is told by a model that shares no code
-with the alerts. Then everything that was raised is delivered to a receiver on loopback that fails
-half the time, each pass by a new process.
+At half of the settlements a process of its own looks at the spend and is killed before a write of
+the state that is drawn by lot; another looks again. What must come of it is told by a model that
+shares no code with the alerts. Then everything that was raised is delivered to a receiver on
+loopback that fails half the time, each pass by a new process.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from rich.console import Console
 from rich.table import Table
@@ -31,10 +31,11 @@ from review_optimizer_dagster.alerts.channels import Channel, channels_of
 from review_optimizer_dagster.alerts.outbox import deliver_due
 from review_optimizer_dagster.alerts.settings import AlertSettings
 from review_optimizer_dagster.alerts.store import OUTBOX, complete_all, kept_alerts
-from review_optimizer_dagster.money.budgets import JSON
+from review_optimizer_dagster.money.budgets import JSON, Spend
 from review_optimizer_dagster.storage.journal import StateStore
 from review_optimizer_dagster_tests.alerts.histories import (
     History,
+    Model,
     Process,
     keys_of,
     recoveries_of,
@@ -107,11 +108,6 @@ class DyingState:
         """As StateStore."""
         return self._store.keys(prefix)
 
-    def reopen(self, old: Process) -> Process:
-        """A process of the history in place of an old one, over a newly opened state."""
-        self._store.close()
-        return old
-
     def _count(self) -> None:
         if self._left is not None:
             if self._left == 0:
@@ -133,52 +129,49 @@ def hooked() -> list[Channel]:
     return channels_of(AlertSettings.model_validate({"channels": [hook]}), log)
 
 
-def play(folder: Path, seed: int, dies_at: int | None, pipe: Connection) -> None:
-    """Play a history in this process; it is the same again from its seed after a kill.
-
-    What a step did before the kill is done again to the same state, as a run that is taken up
-    does: reservations, settlements and alerts must all stand that.
-    """
-    state = DyingState(folder, dies_at)
-    history = History(seed, state, state.reopen, channels=hooked())
-    history.play(STEPS)
-    complete_all(state)
-    pipe.send((sorted(history.model.due), sorted(history.model.recovered)))
-
-
-def played(folder: Path, seed: int) -> tuple[int, list[Any], list[Any]]:
-    """Play a history, killed at most three times; how often it was, and what the model says."""
+def killing(folder: Path, seed: int, kills: list[int]) -> Callable[[Process, Spend], None]:
+    """Shows a spend to a process that is killed; how each ended is kept in `kills`."""
     draw = random.Random(seed)  # noqa: S311 (no secret)
-    kills = 0
-    for turn in range(4):
-        ours, theirs = multiprocessing.Pipe()
-        dies_at = draw.randrange(4, 120) if turn < 3 else None
-        process = multiprocessing.get_context("fork").Process(
-            target=play, args=(folder, seed, dies_at, theirs)
+
+    def look(process: Process, spend: Spend, dies_at: int) -> None:
+        state = DyingState(folder, dies_at)
+        Process(state, process.budgets, process.clock, process.channels).watch(spend)
+        os._exit(0)  # nothing of the parent's may run in the child
+
+    def killed(process: Process, spend: Spend) -> None:
+        child = multiprocessing.get_context("fork").Process(
+            target=look, args=(process, spend, draw.randrange(6))
         )
-        process.start()
-        theirs.close()
-        process.join()
-        if process.exitcode == 0:
-            due, recovered = ours.recv()
-            return kills, due, recovered
-        if process.exitcode != KILLED:
-            raise RuntimeError(f"history {seed} broke with exit code {process.exitcode}")
-        kills += 1
-    raise AssertionError("the last turn is never killed")
+        child.start()
+        child.join()
+        if child.exitcode not in (0, KILLED):
+            raise RuntimeError(f"a process broke with exit code {child.exitcode}")
+        kills.append(int(child.exitcode == KILLED))
+
+    return killed
 
 
-def compare(figures: Figures, folder: Path, due: Sequence[Any], recovered: Sequence[Any]) -> None:
+def played(folder: Path, seed: int) -> tuple[int, Model]:
+    """Play a history; how many processes were killed in it, and what should have come of it."""
+    kills: list[int] = []
+    with closing(StateStore(folder)) as state:
+        history = History(seed, state, hooked(), killing(folder, seed, kills))
+        history.play(STEPS)
+        complete_all(state)
+    return sum(kills), history.model
+
+
+def compare(figures: Figures, folder: Path, model: Model) -> None:
     """Add what a history's state holds beside what the model says."""
     with closing(StateStore(folder)) as state:
         alerts = [kept.alert for kept in kept_alerts(state)]
     found = Counter(keys_of(alerts))
-    wanted = Counter(tuple(each) for each in due)
+    wanted = Counter(model.due)
     figures.reached += wanted.total()
     figures.raised += found.total()
     figures.missed += (wanted - found).total()
     figures.doubled += (found - wanted).total()
-    told, over = Counter(recoveries_of(alerts)), Counter(tuple(each) for each in recovered)
+    told, over = Counter(recoveries_of(alerts)), Counter(model.recovered)
     figures.recoveries_due += over.total()
     figures.recoveries_raised += told.total()
     figures.recoveries_wrong += (told - over).total() + (over - told).total()
@@ -233,9 +226,9 @@ def measure(histories: int, seed: int, folder: Path) -> Figures:
     for number in range(histories):
         own = folder / str(number)
         folders.append(own)
-        kills, due, recovered = played(own, seed + number)
+        kills, model = played(own, seed + number)
         figures.kills += kills
-        compare(figures, own, due, recovered)
+        compare(figures, own, model)
     deliver(figures, folders, seed)
     return figures
 
