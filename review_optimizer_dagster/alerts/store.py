@@ -171,7 +171,13 @@ def kept_alerts(state: State) -> list[Kept]:
     """Every alert raised so far with its state, oldest first."""
     values = (state.get(key) for key in state.keys(KEY_PREFIX))
     kept = [_kept(value) for value in values if value is not None]
-    return sorted(kept, key=lambda each: (each.alert.raised_at, each.alert.alert_id))
+    return sorted(kept, key=_order)
+
+
+def _order(kept: Kept) -> tuple[datetime, str, int, str]:
+    """By time; what was raised at once, by threshold."""
+    alert = kept.alert
+    return alert.raised_at, alert.tenant, alert.threshold, alert.alert_id
 
 
 def raised(state: State) -> list[Alert]:
