@@ -20,8 +20,8 @@ from review_optimizer_dagster.alerts.rules import (
     gate_alert,
     gate_recovery,
 )
-from review_optimizer_dagster.alerts.store import raise_news, raise_once, raised
-from review_optimizer_dagster.money.budgets import Spend, Version
+from review_optimizer_dagster.alerts.store import KEY_PREFIX, raise_news, raise_once, raised
+from review_optimizer_dagster.money.budgets import JSON, Spend, Version
 from review_optimizer_dagster_tests.memory_state import MemoryState
 
 DEFAULT = (50, 75, 90)
@@ -234,3 +234,22 @@ def test_the_watch_asks_the_state_only_where_something_may_be_new() -> None:
     for spent in (1, 2, 51, 52, 60, 80, 81):
         watch(_spend(spent))
     assert len(told) == 3  # the first look, 50 and 75
+
+
+def test_a_process_that_slept_through_a_recovery_begins_no_episode_again() -> None:
+    """It read that nothing was raised, and goes on after another has raised and recovered it."""
+
+    class Stale(MemoryState):
+        sleeping = False
+
+        def get(self, key: str) -> JSON | None:
+            return None if self.sleeping and key.startswith(KEY_PREFIX) else super().get(key)
+
+    state = Stale()
+    assert _news(state, _spend(60)) == ["50"]
+    assert _news(state, _spend(60, 400, version=2)) == ["R"]
+    state.sleeping = True
+    assert _news(state, _spend(60)) == []
+    state.sleeping = False
+    december = NOW + timedelta(days=14)
+    assert _news(state, replace(_spend(0, 400, version=2), period="2026-12"), december) == []
