@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import tomllib
 from datetime import date
+from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from review_optimizer_dagster.errors import ConfigError
 
 
 class BatchCap(BaseModel):
@@ -26,3 +30,20 @@ class BatchCaps(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     caps: tuple[BatchCap, ...] = Field(default=(), description="One table a measurement.")
+
+
+def measured_cap(path: Path, model: str) -> int | None:
+    """The largest batch of a model that its file, where there is one, has a [[caps]] table for.
+
+    Raises ConfigError where the file is not valid.
+    """
+    if not path.exists():
+        return None
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        caps = BatchCaps.model_validate(data).caps
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(path, "", f"is not valid TOML: {error}") from error
+    except ValidationError as error:
+        raise ConfigError.of(path, error) from error
+    return next((cap.max_reviews for cap in reversed(caps) if cap.model == model), None)

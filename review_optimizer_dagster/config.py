@@ -24,7 +24,7 @@ from pydantic import (
 )
 
 from review_optimizer_dagster.alerts.settings import AlertSettings
-from review_optimizer_dagster.batch_caps import BatchCaps
+from review_optimizer_dagster.batch_caps import measured_cap
 from review_optimizer_dagster.errors import ConfigError, UserError
 from review_optimizer_dagster.tables import load_table
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
@@ -549,19 +549,9 @@ class Home:
     def batch_cap(self, model: str) -> int | None:
         """The largest batch that was measured to be as good as single requests, for a model.
 
-        `batch_caps.toml` holds a [[caps]] table for each model; raises ConfigError where it is not
-        valid.
+        Raises ConfigError where batch_caps.toml is not valid.
         """
-        if not self.batch_caps_file.exists():
-            return None
-        try:
-            data = tomllib.loads(self.batch_caps_file.read_text(encoding="utf-8"))
-            caps = BatchCaps.model_validate(data).caps
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(self.batch_caps_file, "", f"is not valid TOML: {error}") from error
-        except ValidationError as error:
-            raise ConfigError.of(self.batch_caps_file, error) from error
-        return next((cap.max_reviews for cap in reversed(caps) if cap.model == model), None)
+        return measured_cap(self.batch_caps_file, model)
 
     def tenant(self, name: str) -> TenantSettings:
         """Settings of a tenant; defaults for any name in a demo home.

@@ -35,7 +35,9 @@ def _command(*arguments: object) -> int:
 
 def _raise(home: Home, *owed: str) -> list[str]:
     """Four alerts of simulated money; their ids, in order of the thresholds."""
-    alerts = budget_alerts(Spend("acme", True, "2026-11", 1, 100, 100, 0, False), (50, 75, 90), NOW)
+    alerts = budget_alerts(
+        Spend("acme", True, "2026-11", 1, 100, 100, 0, 0, False), (50, 75, 90), NOW
+    )
     with closing(StateStore(home.journal)) as state:
         raise_once(state, alerts, lambda _: owed)
     return [alert.alert_id for alert in alerts]
