@@ -23,6 +23,8 @@ from pydantic import (
     model_validator,
 )
 
+from review_optimizer_dagster.alerts.settings import AlertSettings
+from review_optimizer_dagster.batch_caps import measured_cap
 from review_optimizer_dagster.errors import ConfigError, UserError
 from review_optimizer_dagster.tables import load_table
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
@@ -408,6 +410,7 @@ class Settings(_Table):
     rechecks: RecheckSettings = Field(default_factory=RecheckSettings)
     input: InputSettings = Field(default_factory=InputSettings)
     service: ServiceSettings = Field(default_factory=ServiceSettings)
+    alerts: AlertSettings = Field(default_factory=AlertSettings)
     tenants: Mapping[Annotated[str, Field(pattern=TENANT_NAME)], TenantSettings] = Field(
         default_factory=dict, description="Name to settings."
     )
@@ -431,22 +434,10 @@ class Settings(_Table):
                 raise ValueError(f"tenants.{name}.pool: {tenant.pool!r} is the name of a tenant")
         return self
 
-
-class BatchCap(_Table):
-    """`[[caps]]`: what the benchmark batch_size found for a model."""
-
-    model: str = Field(min_length=1, description="The model that was asked.")
-    max_reviews: int = Field(ge=1, le=500, description="Largest batch that is as good as single.")
-    texts: int = Field(ge=1, description="Texts that were asked both ways.")
-    agreement: float = Field(ge=0, le=1, description="Share that got the same labels.")
-    lower: float = Field(ge=0, le=1, description="Lower end of its exact 95 % interval.")
-    measured_on: date = Field(description="UTC day of the measurement.")
-
-
-class BatchCaps(_Table):
-    """batch_caps.toml: the newest table of a model, the last one, counts."""
-
-    caps: tuple[BatchCap, ...] = Field(default=(), description="One table a measurement.")
+    @model_validator(mode="after")
+    def _channels_have_tenants(self) -> Settings:
+        self.alerts.check_tenants(self.tenants)
+        return self
 
 
 class Home:
@@ -558,19 +549,9 @@ class Home:
     def batch_cap(self, model: str) -> int | None:
         """The largest batch that was measured to be as good as single requests, for a model.
 
-        `batch_caps.toml` holds a [[caps]] table for each model; raises ConfigError where it is not
-        valid.
+        Raises ConfigError where batch_caps.toml is not valid.
         """
-        if not self.batch_caps_file.exists():
-            return None
-        try:
-            data = tomllib.loads(self.batch_caps_file.read_text(encoding="utf-8"))
-            caps = BatchCaps.model_validate(data).caps
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(self.batch_caps_file, "", f"is not valid TOML: {error}") from error
-        except ValidationError as error:
-            raise ConfigError.of(self.batch_caps_file, error) from error
-        return next((cap.max_reviews for cap in reversed(caps) if cap.model == model), None)
+        return measured_cap(self.batch_caps_file, model)
 
     def tenant(self, name: str) -> TenantSettings:
         """Settings of a tenant; defaults for any name in a demo home.

@@ -35,6 +35,7 @@ def definitions_of(home: Home) -> dg.Definitions:
             automation.inbox_arrivals,
             automation.batch_results,
             automation.budget_alerts,
+            automation.alert_delivery,
         ],
         executor=dg.in_process_executor,
         resources={

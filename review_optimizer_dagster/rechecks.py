@@ -19,6 +19,7 @@ from review_optimizer_dagster.bounds import intervals, lower_bound
 from review_optimizer_dagster.config import RecheckSettings
 
 PATTERN: Final = "l3_pattern"
+NEAR_LEVELS: Final = frozenset({"l2", "l3_near"})  # those that may be switched off
 WHOLE_REVIEW: Final = ""  # the class of rows that count reviews, not one label of a field
 _DRAW_BITS: Final = 53  # what a float holds exactly, so that no draw is rounded up to 1
 _INTERVAL: Final = 0.90  # two-sided; each end is a one-sided bound of 95 %
@@ -139,7 +140,7 @@ def distrusted(sample: pl.DataFrame, allowed: Mapping[str, float]) -> pl.DataFra
     ('l2' or 'l3_near'), n, disagreements, lower (one-sided 95 % Clopper-Pearson bound of the
     error), allowed, and `last`, the last day that had a recheck.
     """
-    near = pl.col("level").is_in(["l2", "l3_near"]) & (
+    near = pl.col("level").is_in(sorted(NEAR_LEVELS)) & (
         pl.col("source_key") != pl.col("content_key")
     )
     counts = (

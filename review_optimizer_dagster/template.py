@@ -9,6 +9,7 @@ from datetime import date
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from review_optimizer_dagster.alerts.settings import AlertSettings, ChannelSettings
 from review_optimizer_dagster.config import Settings, TenantSettings
 
 _HEADER = """\
@@ -26,6 +27,26 @@ _FIRST_TENANT = """
 """
 
 
+# Not in the form of a commented key, since those stand for defaults.
+_CHANNELS = """\
+# Tables such as these two come in place of that line, so that the log is told only if it is among
+# them. `review-optimizer alerts test` tries each. None is owed what was raised before it was there.
+#   [[alerts.channels]]
+#   name = "on-call"
+#   kind = "webhook"
+#   url_env = "ALERTS_URL"
+#   secret_env = "ALERTS_SECRET"
+#   least = "warning"
+#
+#   [[alerts.channels]]
+#   name = "chat"
+#   kind = "slack"
+#   url_env = "CHAT_URL"
+#   tenants = ["acme"]
+# Their keys:
+"""
+
+
 def commented_settings() -> str:
     """A tenants.toml that explains every key; made from the settings, so it cannot go stale."""
     parts = [_HEADER]
@@ -38,9 +59,19 @@ def commented_settings() -> str:
     for name, model in tables:
         parts.append(f"\n# {(model.__doc__ or '').strip()}\n[{name}]\n")
         parts += [_commented_key(key, field) for key, field in model.model_fields.items()]
+        if model is AlertSettings:
+            parts.append(_channel_tables())
     parts.append(_FIRST_TENANT)
     parts += [_commented_key(key, field) for key, field in TenantSettings.model_fields.items()]
     return "".join(parts)
+
+
+def _channel_tables() -> str:
+    """How channels are written: the last of their section, since a table ends where one begins."""
+    keys = "".join(
+        f"#   {name}: {field.description}\n" for name, field in ChannelSettings.model_fields.items()
+    )
+    return f"{_CHANNELS}{keys}"
 
 
 def _commented_key(name: str, field: FieldInfo) -> str:
@@ -55,8 +86,10 @@ def _toml(value: object) -> str:
         return str(value).lower()
     if isinstance(value, int | float | date):
         return value.isoformat() if isinstance(value, date) else str(value)
+    if isinstance(value, BaseModel):
+        return _toml(value.model_dump(exclude_defaults=True))
     if isinstance(value, tuple):
-        return json.dumps(list(value))
+        return "[" + ", ".join(_toml(each) for each in value) + "]"
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{k} = {json.dumps(v)}" for k, v in value.items()) + " }"
     return json.dumps(str(value))

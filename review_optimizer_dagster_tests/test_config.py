@@ -65,6 +65,34 @@ def problem(home: Home, text: str) -> str:
             "alert_at must ascend",
             id="alert_at not ascending",
         ),
+        # Without a secret nobody could tell our alerts from anybody's.
+        pytest.param(
+            '[[alerts.channels]]\nname = "h"\nkind = "webhook"\nurl_env = "U"\n',
+            "alerts.channels.0",
+            "secret_env: a channel of kind 'webhook' needs it",
+            id="unsigned webhook",
+        ),
+        # An address is a secret, so there is no key for it.
+        pytest.param(
+            '[[alerts.channels]]\nname = "h"\nkind = "slack"\nurl = "https://h.test"\n',
+            "alerts.channels.0.url",
+            "not permitted",
+            id="address of a channel",
+        ),
+        # A misspelt tenant would be told of nothing.
+        pytest.param(
+            '[[alerts.channels]]\nname = "l"\nkind = "log"\ntenants = ["acm"]\n[tenants.acme]\n',
+            "",
+            r"alerts\.channels\.0\.tenants: 'acm' is no tenant",
+            id="channel of no tenant",
+        ),
+        # Deliveries are kept by name.
+        pytest.param(
+            '[alerts]\nchannels = [{ name = "l", kind = "log" }, { name = "l", kind = "log" }]\n',
+            "alerts",
+            "two have the same name",
+            id="channels of one name",
+        ),
     ],
 )
 def test_what_is_wrong_is_named(home: Home, text: str, key: str, words: str) -> None:

@@ -1,25 +1,27 @@
-"""From budgets and verdicts to alerts, each raised once; beside the flow, read by run and sensor.
-
-The raised alerts live in the journal's state, where every process sees them at once; each run
-copies them into the warehouse.
-"""
+"""From budgets and verdicts to alerts and recoveries; pure, read by run and sensor alike."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from typing import Any, Literal, TypeAlias
 
-from review_optimizer_dagster.money.budgets import JSON, Spend, State
+from review_optimizer_dagster.money.budgets import Period, Spend, period_key
 
-Severity: TypeAlias = Literal["warning", "critical"]
+Severity: TypeAlias = Literal["info", "warning", "critical"]
 
-KEY_PREFIX = "alert:"
 SPENT = 100  # per cent; always an alert
 MILLIONTHS = 1_000_000
+_EVENTS = {
+    "budget": "threshold_reached",
+    "gate": "failed",
+    "recheck": "contradicted",
+    "pattern": "switched_off",
+    "test": "sent",
+}
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,12 @@ class Alert:
     alert_id: str
     """The same for the same kind, tenant, period, threshold and version of the limit."""
     kind: str
-    """budget, gate, or recheck."""
+    """budget, gate, recheck, pattern, or test."""
     tenant: str
     period: str
     """The month (2026-11) or day (2026-11-22), UTC."""
     threshold: int
-    """Per cent of the limit."""
+    """Per cent of the limit; of a recovery, the highest that is over."""
     severity: Severity
     message: str
     raised_at: datetime
@@ -42,9 +44,40 @@ class Alert:
     """Nano-dollars of a budget, millionths of an accuracy or error, reviews an entry answered."""
     limit: int
     """What it was measured against, in the same unit."""
+    version: int = 0
+    """Of the limit; 0 where limits of this kind have none."""
+    simulated: bool = False
+    """Whether it is about simulated money."""
+    recovers: str | None = None
+    """The id of the alert that is over; None where this is no recovery."""
+    episode: str = ""
+    """What goes on until it recovers, and is then told; empty where nothing does."""
+    recurs: bool = False
+    """Whether it is raised anew when its episode begins again after a recovery."""
+
+    @property
+    def event(self) -> str:
+        """What happened, as receivers tell events apart: `budget.threshold_reached`."""
+        happened = "recovered" if self.recovers else _EVENTS.get(self.kind, "raised")
+        return f"{self.kind}.{happened}"
 
 
-def _alert_id(*parts: object) -> str:
+@dataclass(frozen=True)
+class Recovery:
+    """That an episode may be over: which of its alerts are, and what is then told, once."""
+
+    episode: str
+    over: Callable[[Sequence[Alert]], Sequence[Alert]]
+    """Of the alerts that are open in the episode, those that are over."""
+    alert: Callable[[Sequence[Alert], int], Alert]
+    """What is told: from those that are over, and how often the episode recovered before."""
+
+
+News: TypeAlias = Alert | Recovery
+
+
+def alert_id(*parts: object) -> str:
+    """The id of an alert: the same for the same parts, in every process."""
     return hashlib.blake2b("|".join(map(str, parts)).encode(), digest_size=16).hexdigest()
 
 
@@ -52,15 +85,47 @@ def _dollars(nanos: int) -> str:
     return f"${Decimal(nanos) / 1_000_000_000:,.4f}"
 
 
-def budget_alerts(spend: Spend, thresholds: Sequence[int]) -> list[Alert]:
-    """An alert for every threshold (per cent) that the spend has reached; 100 is always one.
+def kind_of_period(period: str) -> Period:
+    """Whether a period's key names a month or a day."""
+    return "month" if len(period) == len("2026-11") else "day"
 
-    A budget that refused a request counts as spent. Each version of a budget raises its own.
+
+def is_current(spend: Spend, now: datetime) -> bool:
+    """Whether a spend's period is the one of this moment; what comes after its end is late."""
+    return period_key(kind_of_period(spend.period), now) == spend.period
+
+
+def reached(spend: Spend, thresholds: Sequence[int]) -> list[int]:
+    """Every threshold (per cent) that the spend has reached, ascending; 100 is always one.
+
+    A budget that refused a request counts as spent.
     """
-    now, period = datetime.now(UTC), _period_of(spend)
+    return [
+        threshold
+        for threshold in sorted({*thresholds, SPENT})
+        if spend.spent * 100 >= threshold * spend.amount or (spend.refused and threshold == SPENT)
+    ]
+
+
+def budget_news(spend: Spend, thresholds: Sequence[int], now: datetime) -> list[News]:
+    """What a budget's spend says: its alerts, and whether those before it are over.
+
+    Late data of a period that has ended raises its alerts, but neither begins an episode nor
+    ends one, so that the order in which periods are looked at makes no difference.
+    """
+    recovered = [budget_recovery(spend, thresholds, now)] if is_current(spend, now) else []
+    return [*budget_alerts(spend, thresholds, now), *recovered]
+
+
+def budget_alerts(
+    spend: Spend, thresholds: Sequence[int], now: datetime | None = None
+) -> list[Alert]:
+    """An alert for every threshold that the spend has reached; a budget's version has its own."""
+    now, period = now or datetime.now(UTC), _period_of(spend)
+    episode = _budget_episode(spend) if is_current(spend, now) else ""
     return [
         Alert(
-            alert_id=_alert_id("budget", spend.tenant, period, threshold, spend.version),
+            alert_id=alert_id("budget", spend.tenant, period, threshold, spend.version),
             kind="budget",
             tenant=spend.tenant,
             period=period,
@@ -70,10 +135,54 @@ def budget_alerts(spend: Spend, thresholds: Sequence[int]) -> list[Alert]:
             raised_at=now,
             value=spend.spent,
             limit=spend.amount,
+            version=spend.version,
+            simulated=spend.simulated,
+            episode=episode,
         )
-        for threshold in sorted({*thresholds, SPENT})
-        if spend.spent * 100 >= threshold * spend.amount or (spend.refused and threshold == SPENT)
+        for threshold in reached(spend, thresholds)
     ]
+
+
+def budget_recovery(spend: Spend, thresholds: Sequence[int], now: datetime) -> Recovery:
+    """That a new version or period of a budget stands below what the one before it had reached.
+
+    Every version and period of a budget recovers at most once.
+    """
+    period, episode = _period_of(spend), _budget_episode(spend)
+    highest = max(reached(spend, thresholds), default=0)
+
+    def over(alerts: Sequence[Alert]) -> Sequence[Alert]:
+        before = [each for each in alerts if (each.version, each.period) < (spend.version, period)]
+        return before if max((each.threshold for each in before), default=0) > highest else []
+
+    def alert(alerts: Sequence[Alert], _: int) -> Alert:
+        worst = max(alerts, key=lambda each: (each.threshold, each.version, each.period))
+        return Alert(
+            alert_id=alert_id("budget", "recovered", spend.tenant, period, spend.version),
+            kind="budget",
+            tenant=spend.tenant,
+            period=period,
+            threshold=worst.threshold,
+            severity="info",
+            message=(
+                f"the budget of {spend.tenant} has recovered: {worst.threshold} % of "
+                f"{_dollars(worst.limit)} was reached in {worst.period}, and now "
+                f"{_dollars(spend.spent)} of {_dollars(spend.amount)} is spent in {period}"
+            ),
+            raised_at=now,
+            value=spend.spent,
+            limit=spend.amount,
+            version=spend.version,
+            simulated=spend.simulated,
+            recovers=worst.alert_id,
+            episode=episode,
+        )
+
+    return Recovery(episode, over, alert)
+
+
+def _budget_episode(spend: Spend) -> str:
+    return f"budget:{'simulated' if spend.simulated else 'real'}:{spend.tenant}"
 
 
 def _period_of(spend: Spend) -> str:
@@ -92,6 +201,38 @@ def _budget_message(spend: Spend, period: str, threshold: int) -> str:
     return f"{of} is spent: {threshold} % is reached"
 
 
+def condition_recovery(
+    episode: str, message: str, now: datetime, after: str = "", value: int = 0, limit: int = 0
+) -> Recovery:
+    """That a condition (a failed gate, a level that is off) holds no longer.
+
+    after: the period that finds it so; alerts of this period or a later one are not over by it.
+    """
+
+    def over(alerts: Sequence[Alert]) -> Sequence[Alert]:
+        return [each for each in alerts if not after or each.period < after]
+
+    def alert(alerts: Sequence[Alert], recoveries: int) -> Alert:
+        last = max(alerts, key=lambda each: (each.raised_at, each.alert_id))
+        return Alert(
+            alert_id=alert_id("recovered", episode, recoveries),
+            kind=last.kind,
+            tenant=last.tenant,
+            period=after or last.period,
+            threshold=last.threshold,
+            severity="info",
+            message=message,
+            raised_at=now,
+            value=value,
+            limit=limit,
+            simulated=last.simulated,
+            recovers=last.alert_id,
+            episode=episode,
+        )
+
+    return Recovery(episode, over, alert)
+
+
 def gate_alert(
     tenant: str,
     day: date,
@@ -108,7 +249,7 @@ def gate_alert(
     if verdict != "failed":
         return None
     return Alert(
-        alert_id=_alert_id("gate", tenant, day, threshold, taxonomy),
+        alert_id=alert_id("gate", tenant, day, threshold, taxonomy),
         kind="gate",
         tenant=tenant,
         period=day.isoformat(),
@@ -118,7 +259,19 @@ def gate_alert(
         raised_at=datetime.now(UTC),
         value=round((upper or 0.0) * MILLIONTHS),
         limit=round(threshold * MILLIONTHS),
+        episode=_gate_episode(tenant, day, taxonomy),
+        recurs=True,
     )
+
+
+def gate_recovery(tenant: str, day: date, taxonomy: str, verdict: str, detail: str) -> Recovery:
+    """That the gate lets a tenant's day through; it is told where the gate had failed it."""
+    message = f"the gate lets {tenant} through on {day}, which it had failed: {verdict}, {detail}"
+    return condition_recovery(_gate_episode(tenant, day, taxonomy), message, datetime.now(UTC))
+
+
+def _gate_episode(tenant: str, day: date, taxonomy: str) -> str:
+    return f"gate:{tenant}:{day}:{taxonomy}"
 
 
 def contradicted_alert(
@@ -129,7 +282,7 @@ def contradicted_alert(
     rechecks: how many disagreed; answered: reviews of the tenant that it answered on earlier days.
     """
     return Alert(
-        alert_id=_alert_id("recheck", tenant, day, identity, source_key),
+        alert_id=alert_id("recheck", tenant, day, identity, source_key),
         kind="recheck",
         tenant=tenant,
         period=day.isoformat(),
@@ -163,7 +316,7 @@ def distrusted_alert(
     told once. lower: lower bound of its error; allowed: the largest share that may be wrong.
     """
     return Alert(
-        alert_id=_alert_id("recheck", tenant, last, identity, "level", level),
+        alert_id=alert_id("recheck", tenant, last, identity, "level", level),
         kind="recheck",
         tenant=tenant,
         period=last.isoformat(),
@@ -177,7 +330,22 @@ def distrusted_alert(
         raised_at=datetime.now(UTC),
         value=round(lower * MILLIONTHS),
         limit=round(allowed * MILLIONTHS),
+        episode=_level_episode(tenant, identity, level),
     )
+
+
+def level_recovery(tenant: str, identity: str, level: str, day: date) -> Recovery:
+    """That rechecks up to a day no longer speak against a level that was switched off."""
+    message = (
+        f"similar texts answer reviews of {tenant} at level {level} again: the rechecks up to "
+        f"{day} do not show that too many are wrong"
+    )
+    episode = _level_episode(tenant, identity, level)
+    return condition_recovery(episode, message, datetime.now(UTC), after=day.isoformat())
+
+
+def _level_episode(tenant: str, identity: str, level: str) -> str:
+    return f"level:{tenant}:{identity}:{level}"
 
 
 def pattern_alert(
@@ -192,7 +360,7 @@ def pattern_alert(
     name = f"{certificate['field']}={certificate['label']}"
     where = f" in {certificate['category']}" if certificate["category"] else ""
     return Alert(
-        alert_id=_alert_id(
+        alert_id=alert_id(
             "pattern", tenant, day, certificate["version"], name, certificate["category"]
         ),
         kind="pattern",
@@ -210,23 +378,3 @@ def pattern_alert(
         value=round(certificate["bound"] * MILLIONTHS),
         limit=round(certificate["max_error"] * MILLIONTHS),
     )
-
-
-def raise_once(state: State, alerts: Iterable[Alert]) -> list[Alert]:
-    """Record alerts, and return those that no process has raised before."""
-    return [alert for alert in alerts if state.add(KEY_PREFIX + alert.alert_id, _as_json(alert))]
-
-
-def raised(state: State) -> list[Alert]:
-    """Every alert raised so far, oldest first."""
-    values = (state.get(key) for key in state.keys(KEY_PREFIX))
-    alerts = [_from_json(value) for value in values if value is not None]
-    return sorted(alerts, key=lambda alert: (alert.raised_at, alert.alert_id))
-
-
-def _as_json(alert: Alert) -> JSON:
-    return asdict(alert) | {"raised_at": alert.raised_at.isoformat()}
-
-
-def _from_json(value: JSON) -> Alert:
-    return Alert(**value | {"raised_at": datetime.fromisoformat(value["raised_at"])})

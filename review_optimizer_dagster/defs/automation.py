@@ -6,7 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from review_optimizer_dagster.defs.alerting import budget_alerts_due, known_tenants, note_alerts
+from review_optimizer_dagster.defs.alerting import (
+    budget_alerts_due,
+    deliver_alerts,
+    known_tenants,
+    note_alerts,
+)
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, utc_now
 from review_optimizer_dagster.errors import UserError
@@ -131,5 +136,22 @@ def budget_alerts(context: dg.SensorEvaluationContext, home_folder: HomeFolder) 
     """Read the live counters in the journal, which a run that is going on keeps up to date."""
     due = budget_alerts_due(home_folder, known_tenants(home_folder.home))
     new = note_alerts(context.log, home_folder, None, due)
-    reached = ", ".join(f"{alert.tenant} {alert.threshold} %" for alert in new)
+    reached = ", ".join(
+        f"{alert.tenant} {'recovered' if alert.recovers else f'{alert.threshold} %'}"
+        for alert in new
+    )
     return dg.SkipReason(f"raised: {reached}" if reached else "no new threshold was reached")
+
+
+@dg.sensor(
+    minimum_interval_seconds=30,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    jobs=[daily_reviews],
+    description="Delivers alerts that a channel has not taken yet, each when its back-off is over.",
+)
+def alert_delivery(context: dg.SensorEvaluationContext, home_folder: HomeFolder) -> dg.SkipReason:
+    """Go on where runs left off: they deliver too, but wait for no channel for long."""
+    done = deliver_alerts(context.log, home_folder)
+    return dg.SkipReason(
+        f"delivered {done.delivered}, failed {done.failed}, still owed {done.waiting}"
+    )

@@ -8,11 +8,16 @@ import dagster as dg
 import polars as pl
 
 from review_optimizer_dagster import rechecks
-from review_optimizer_dagster.alerts.rules import Alert, contradicted_alert, distrusted_alert
+from review_optimizer_dagster.alerts.rules import (
+    News,
+    contradicted_alert,
+    distrusted_alert,
+    level_recovery,
+)
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.batching import plan_batches
 from review_optimizer_dagster.core.classifier import ANSWERS, Readout, classify, still_asked
-from review_optimizer_dagster.defs.alerting import note_alerts
+from review_optimizer_dagster.defs.alerting import budget_watch, note_alerts
 from review_optimizer_dagster.defs.metadata import table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.patterns import scopes
@@ -195,14 +200,14 @@ def send_rounds(
     return pl.concat([first, second])
 
 
-def report_rechecks(connection: Connection, home: Home, day: date) -> list[Alert]:
+def report_rechecks(connection: Connection, home: Home, day: date) -> list[News]:
     """Store how wrong each level is, by the rechecks of the window; returns the alerts due."""
     window = home.settings.cache.window_days
     sample = chance_sample(connection, day, window)
     with connection.transaction():
         errors = rechecks.level_errors(sample).with_columns(window_days=pl.lit(window))
         connection.replace("level_errors", errors, day)
-    due = [
+    due: list[News] = [
         contradicted_alert(day=day, **row)
         for row in contradictions(connection, day).rows(named=True)
     ]
@@ -211,6 +216,12 @@ def report_rechecks(connection: Connection, home: Home, day: date) -> list[Alert
     for scope in own:
         of_scope = wrong.filter(identity=scope.identity).rows(named=True)
         due += [distrusted_alert(tenant, **row) for tenant in scope.tenants for row in of_scope]
+        trusted = rechecks.NEAR_LEVELS - {row["level"] for row in of_scope}
+        due += [
+            level_recovery(tenant, scope.identity, level, day)
+            for tenant in scope.tenants
+            for level in sorted(trusted)
+        ]
     return due
 
 
@@ -260,7 +271,11 @@ def send(
             return partition.with_texts(connection, journal.day, plan)
 
     judge = engine.judge(home, taxonomies) if engine.simulated(home) else None
-    with home_folder.state() as state, engine.endpoint(home, judge) as endpoint:
+    with (
+        home_folder.state() as state,
+        budget_watch(home_folder, state, dg.get_dagster_logger()) as watch,
+        engine.endpoint(home, judge) as endpoint,
+    ):
         done = classify(
             batches,
             with_texts,
@@ -268,7 +283,7 @@ def send(
             endpoint,
             journal,
             journal.generation,
-            lambda tenant: budget(home, state, tenant, endpoint.simulated),
+            lambda tenant: budget(home, state, tenant, endpoint.simulated, watch),
             home_folder.prices(),
             by_batch=by_batch,
             redact=home.settings.input.redact,

@@ -19,7 +19,7 @@ from typing import Any
 import dagster as dg
 from dagster import DagsterInstance
 
-from review_optimizer_dagster.alerts.rules import raised
+from review_optimizer_dagster.alerts.store import raised
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.quality import target_seconds
 from review_optimizer_dagster.defs.resources import budget, utc_now

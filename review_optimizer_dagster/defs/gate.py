@@ -6,7 +6,7 @@ from datetime import date
 import dagster as dg
 import polars as pl
 
-from review_optimizer_dagster.alerts.rules import gate_alert
+from review_optimizer_dagster.alerts.rules import News, gate_alert, gate_recovery
 from review_optimizer_dagster.core.quality import Gate, gate, overall
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.metadata import share, table
@@ -79,23 +79,21 @@ def gate_checks(
         judged = judge_day(connection, home_folder, day)
         with connection.transaction():
             connection.replace("gate_verdicts", judged.verdicts, day)
-        alerts = [
-            gate_alert(
-                row["tenant"],
-                day,
-                row["taxonomy"],
-                row["verdict"],
-                row["upper"],
-                row["threshold"],
-                row["detail"],
-            )
-            for row in judged.verdicts.rows(named=True)
-        ]
-        due = [alert for alert in alerts if alert is not None]
-        note_alerts(context.log, home_folder, connection, due)
+        note_alerts(context.log, home_folder, connection, gate_news(judged.verdicts, day))
         publish_blocked(connection, home_folder.home, day)
     yield contract_result(judged)
     yield quality_result(judged)
+
+
+def gate_news(verdicts: pl.DataFrame, day: date) -> list[News]:
+    """The alerts of what failed; and of the rest, that it recovered if it had failed before."""
+    news: list[News] = []
+    for row in verdicts.rows(named=True):
+        tenant, taxonomy, verdict = row["tenant"], row["taxonomy"], row["verdict"]
+        detail = row["detail"]
+        failed = gate_alert(tenant, day, taxonomy, verdict, row["upper"], row["threshold"], detail)
+        news.append(failed or gate_recovery(tenant, day, taxonomy, verdict, detail))
+    return news
 
 
 def judge_day(connection: Connection, home_folder: HomeFolder, day: date) -> Gate:

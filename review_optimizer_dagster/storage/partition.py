@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from collections.abc import Mapping
 from datetime import date, datetime
 
 import polars as pl
 
-from review_optimizer_dagster.alerts.rules import Alert
 from review_optimizer_dagster.core.batching import PLAN
 from review_optimizer_dagster.core.cache import ENTRIES, POLICIES, USAGE, valid_since
 from review_optimizer_dagster.core.quality import RESULTS
@@ -357,13 +355,6 @@ def of_day(connection: Connection, table: str, day: date) -> pl.DataFrame:
         f"SELECT * EXCLUDE (day) FROM {table} WHERE day = ?",  # noqa: S608 (our own names)
         [day],
     )
-
-
-def replace_alerts(connection: Connection, alerts: Sequence[Alert]) -> None:
-    """Make the alerts table what the journal holds."""
-    with connection.transaction():
-        connection.execute("DELETE FROM alerts")
-        connection.append("alerts", pl.DataFrame([asdict(alert) for alert in alerts]))
 
 
 def published_levels(connection: Connection, day: date) -> pl.DataFrame:

@@ -202,4 +202,14 @@ CREATE TABLE IF NOT EXISTS alerts (
     alert_id VARCHAR, kind VARCHAR, tenant VARCHAR, period VARCHAR, threshold BIGINT,
     severity VARCHAR, message VARCHAR, raised_at TIMESTAMPTZ, value BIGINT, "limit" BIGINT
 );
+-- raised, delivered (to every channel that was owed it) or acknowledged; the version of the limit;
+-- the alert that a recovery ends; and how far each channel is.
+ALTER TABLE alerts ADD COLUMN IF NOT EXISTS state VARCHAR;
+ALTER TABLE alerts ADD COLUMN IF NOT EXISTS version BIGINT;
+ALTER TABLE alerts ADD COLUMN IF NOT EXISTS simulated BOOLEAN;
+ALTER TABLE alerts ADD COLUMN IF NOT EXISTS recovers VARCHAR;
+ALTER TABLE alerts ADD COLUMN IF NOT EXISTS delivered_at TIMESTAMPTZ;
+ALTER TABLE alerts ADD COLUMN IF NOT EXISTS acknowledged_at TIMESTAMPTZ;
+ALTER TABLE alerts ADD COLUMN IF NOT EXISTS acknowledged_by VARCHAR;
+ALTER TABLE alerts ADD COLUMN IF NOT EXISTS deliveries JSON;
 COMMENT ON TABLE alerts IS 'An alert, copied from the journal by each run.';

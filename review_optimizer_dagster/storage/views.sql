@@ -377,3 +377,38 @@ COMMENT ON COLUMN {out}.tier_costs.reviews_escalated IS 'Texts that went on to t
 COMMENT ON COLUMN {out}.tier_costs.asked_share IS 'Share of the texts asked, 0 to 1.';
 COMMENT ON COLUMN {out}.tier_costs.cost_usd IS 'Cost in US dollars.';
 COMMENT ON COLUMN {out}.tier_costs.cost_share IS 'Share of the cost, 0 to 1; null where nothing was paid.';
+
+CREATE OR REPLACE VIEW {out}.alert_log AS
+SELECT raised_at, tenant, kind, period, severity, threshold, version, simulated,
+    recovers IS NOT NULL AS recovery, state, message,
+    CASE WHEN kind = 'budget' THEN value / 1e9 END AS spent_usd,
+    CASE WHEN kind = 'budget' THEN "limit" / 1e9 END AS budget_usd,
+    delivered_at, acknowledged_at, acknowledged_by,
+    list_sort(map_keys(channels)) AS channels,
+    list_sum(list_transform(map_values(channels), lambda each: each.attempts))::BIGINT AS attempts,
+    alert_id, recovers
+FROM (
+    SELECT *, from_json(deliveries, '"MAP(VARCHAR, STRUCT(attempts BIGINT))"') AS channels
+    FROM {out}.alerts)
+ORDER BY raised_at DESC, alert_id;
+COMMENT ON VIEW {out}.alert_log IS 'Alerts and recoveries, the newest first, as of the last run.';
+COMMENT ON COLUMN {out}.alert_log.raised_at IS 'When it was raised.';
+COMMENT ON COLUMN {out}.alert_log.tenant IS 'Whom it is about.';
+COMMENT ON COLUMN {out}.alert_log.kind IS 'budget, gate, recheck or pattern.';
+COMMENT ON COLUMN {out}.alert_log.period IS 'UTC month or day that it is about.';
+COMMENT ON COLUMN {out}.alert_log.severity IS 'info (recoveries), warning or critical.';
+COMMENT ON COLUMN {out}.alert_log.threshold IS 'Per cent of the limit; of a recovery, the highest that is over.';
+COMMENT ON COLUMN {out}.alert_log.version IS 'Version of the budget, from 1; 0 where limits have none.';
+COMMENT ON COLUMN {out}.alert_log.simulated IS 'True where it is about simulated money.';
+COMMENT ON COLUMN {out}.alert_log.recovery IS 'True where it says that something is over.';
+COMMENT ON COLUMN {out}.alert_log.state IS 'raised, delivered (to every channel that was owed it), or acknowledged.';
+COMMENT ON COLUMN {out}.alert_log.message IS 'What happened, in words.';
+COMMENT ON COLUMN {out}.alert_log.spent_usd IS 'Spend in US dollars when it was raised; null but for budgets.';
+COMMENT ON COLUMN {out}.alert_log.budget_usd IS 'The budget in US dollars; null but for budgets.';
+COMMENT ON COLUMN {out}.alert_log.delivered_at IS 'When the last channel had it; null until then.';
+COMMENT ON COLUMN {out}.alert_log.acknowledged_at IS 'When somebody saw to it; null until then.';
+COMMENT ON COLUMN {out}.alert_log.acknowledged_by IS 'Who did.';
+COMMENT ON COLUMN {out}.alert_log.channels IS 'Names of the channels that it was owed to.';
+COMMENT ON COLUMN {out}.alert_log.attempts IS 'Attempts to deliver it, of all channels.';
+COMMENT ON COLUMN {out}.alert_log.alert_id IS 'The same in every channel; webhooks carry it as webhook-id.';
+COMMENT ON COLUMN {out}.alert_log.recovers IS 'The alert that is over; null where this is no recovery.';

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import logging
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, date, timedelta
+from datetime import UTC, date, datetime, timedelta
 from itertools import pairwise
 
 import pytest
 
-from review_optimizer_dagster.alerts.channels import deliver
+from review_optimizer_dagster.alerts.budgets import Watch, measured, note_version
 from review_optimizer_dagster.alerts.rules import (
     Alert,
+    News,
     budget_alerts,
+    budget_news,
     contradicted_alert,
     distrusted_alert,
     gate_alert,
-    raise_once,
-    raised,
+    gate_recovery,
 )
-from review_optimizer_dagster.money.budgets import Spend
+from review_optimizer_dagster.alerts.store import KEY_PREFIX, raise_news, raise_once, raised
+from review_optimizer_dagster.money.budgets import JSON, Spend, Version
 from review_optimizer_dagster_tests.memory_state import MemoryState
 
 DEFAULT = (50, 75, 90)
 DOLLAR = 1_000_000_000
+NOW = datetime(2026, 11, 22, 12, tzinfo=UTC)
 
 
 def _spend(spent: int, amount: int = 100, *, version: int = 1, refused: bool = False) -> Spend:
@@ -164,11 +167,89 @@ def test_a_level_that_is_off_is_told_once_for_as_long_as_it_stays_off() -> None:
     assert len({each.alert_id for each in (found, *others)}) == 3
 
 
-def test_alerts_reach_the_log_at_their_severity(caplog: pytest.LogCaptureFixture) -> None:
-    """The log is the only channel every installation has."""
-    alerts = budget_alerts(_spend(100), (50,))
-    deliver(alerts, logging.getLogger("test"))
-    assert [record.levelno for record in caplog.records] == [logging.WARNING, logging.CRITICAL]
-    assert [record.getMessage() for record in caplog.records] == [
-        f"alert {alert.alert_id}: {alert.message}" for alert in alerts
-    ]
+def _news(state: MemoryState, spend: Spend, now: datetime = NOW) -> list[str]:
+    """What a look at a spend raises: thresholds, and R for a recovery."""
+    new = raise_news(state, budget_news(spend, DEFAULT, now))
+    return ["R" if alert.recovers else str(alert.threshold) for alert in new]
+
+
+def test_more_money_is_a_recovery_once() -> None:
+    """It says what it was and what it is now; the rest of the version is silent."""
+    state = MemoryState()
+    assert _news(state, _spend(95)) == ["50", "75", "90"]
+    assert _news(state, _spend(95)) == []
+    more = _spend(95, 400, version=2)
+    assert [_news(state, more), _news(state, more), _news(state, _spend(95))] == [["R"], [], []]
+    (told,) = [alert for alert in raised(state) if alert.recovers]
+    assert (told.severity, told.event, told.threshold) == ("info", "budget.recovered", 90)
+    assert told.recovers in {alert.alert_id for alert in raised(state) if alert.threshold == 90}
+
+
+def test_a_new_month_is_a_recovery_and_late_data_of_the_old_one_is_none() -> None:
+    """In whatever order the two are looked at."""
+    december = NOW + timedelta(days=14)
+    for order in ((0, 1), (1, 0)):
+        state = MemoryState()
+        looks = [_spend(80), replace(_spend(0), period="2026-12")]
+        for place in order:
+            _news(state, looks[place], december)
+        assert [alert.threshold for alert in raised(state)] == [50, 75]
+        assert _news(state, looks[1], december) == []
+    state = MemoryState()
+    assert _news(state, _spend(60)) == ["50"]
+    assert _news(state, replace(_spend(0), period="2026-12"), december) == ["R"]
+    assert _news(state, _spend(80), december) == ["75"]
+    assert _news(state, replace(_spend(0), period="2026-12"), december) == []
+
+
+def test_a_gate_that_fails_again_after_a_recovery_is_told_again() -> None:
+    """Whoever was told that all is well must hear that it is not."""
+    state, day = MemoryState(), date(2026, 11, 22)
+
+    def look(verdict: str) -> list[str]:
+        failed = gate_alert("acme", day, "reviews", verdict, 0.9, 0.95, "detail")
+        recovered = gate_recovery("acme", day, "reviews", verdict, "detail")
+        return [alert.event for alert in raise_news(state, [failed or recovered])]
+
+    said = [look(each) for each in ("passed", "failed", "failed", "passed", "passed", "failed")]
+    assert said == [[], ["gate.failed"], [], ["gate.recovered"], [], ["gate.failed"]]
+    assert look("inconclusive") == ["gate.recovered"]
+
+
+def test_last_months_late_spend_is_measured_by_last_months_budget() -> None:
+    """Under this month's smaller budget it would raise what was never true."""
+    state, december = MemoryState(), datetime(2026, 12, 2, tzinfo=UTC)
+    note_version(state, "acme", Version(1, 100, "month"), NOW)
+    late = measured(state, _spend(60, 10, version=2), december)
+    assert late is not None
+    assert (late.version, late.amount) == (1, 100)
+    now = replace(_spend(5, 10, version=2), period="2026-12")
+    assert measured(state, now, december) == now
+
+
+def test_the_watch_asks_the_state_only_where_something_may_be_new() -> None:
+    """It is called on every settled request, inside the event loop of a run."""
+    told: list[Sequence[News]] = []
+    watch = Watch(MemoryState(), lambda _: DEFAULT, lambda: NOW, told.append)
+    for spent in (1, 2, 51, 52, 60, 80, 81):
+        watch(_spend(spent))
+    assert len(told) == 3  # the first look, 50 and 75
+
+
+def test_a_process_that_slept_through_a_recovery_begins_no_episode_again() -> None:
+    """It read that nothing was raised, and goes on after another has raised and recovered it."""
+
+    class Stale(MemoryState):
+        sleeping = False
+
+        def get(self, key: str) -> JSON | None:
+            return None if self.sleeping and key.startswith(KEY_PREFIX) else super().get(key)
+
+    state = Stale()
+    assert _news(state, _spend(60)) == ["50"]
+    assert _news(state, _spend(60, 400, version=2)) == ["R"]
+    state.sleeping = True
+    assert _news(state, _spend(60)) == []
+    state.sleeping = False
+    december = NOW + timedelta(days=14)
+    assert _news(state, replace(_spend(0, 400, version=2), period="2026-12"), december) == []

@@ -32,7 +32,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from review_optimizer_dagster.config import BatchCap, BatchSettings, Home
+from review_optimizer_dagster.batch_caps import BatchCap
+from review_optimizer_dagster.config import BatchSettings, Home
 from review_optimizer_dagster.core.batching import STANDARD_TIER, Tier
 from review_optimizer_dagster.core.classifier import Endpoint
 from review_optimizer_dagster.errors import UserError

@@ -15,7 +15,8 @@ from typing import Any
 import polars as pl
 import pytest
 
-from review_optimizer_dagster.config import BatchCap, Home
+from review_optimizer_dagster.batch_caps import BatchCap
+from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.classifier import REQUESTS, Readout
 from review_optimizer_dagster.exchange.prompt import as_json
 from review_optimizer_dagster.exchange.reply import Usage

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -10,13 +11,15 @@ from pathlib import Path
 import dagster as dg
 import pytest
 
-from review_optimizer_dagster.alerts.rules import Alert, raised
+from review_optimizer_dagster.alerts.rules import Alert
+from review_optimizer_dagster.alerts.store import raised
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.definitions import definitions_of
-from review_optimizer_dagster.defs import automation
+from review_optimizer_dagster.defs import alerting, automation
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, utc_now
 from review_optimizer_dagster.storage.journal import StateStore
+from review_optimizer_dagster_tests.alerts.receiver import Receiver, serving
 from review_optimizer_dagster_tests.conftest import DAY, deliver, reviews
 
 HOUR_AGO = timedelta(hours=1)
@@ -287,7 +290,12 @@ def test_everything_that_runs_by_itself_ships_stopped(home: Home) -> None:
     definitions = definitions_of(home)
     schedules, sensors = list(definitions.schedules or []), list(definitions.sensors or [])
     assert [one.name for one in schedules] == ["yesterday"]
-    assert [one.name for one in sensors] == ["inbox_arrivals", "batch_results", "budget_alerts"]
+    assert [one.name for one in sensors] == [
+        "inbox_arrivals",
+        "batch_results",
+        "budget_alerts",
+        "alert_delivery",
+    ]
     for schedule in schedules:
         assert isinstance(schedule, dg.ScheduleDefinition)
         assert schedule.default_status is dg.DefaultScheduleStatus.STOPPED
@@ -318,3 +326,59 @@ def test_both_checks_block(home: Home) -> None:
         assert check.blocking
         assert check.description
         assert check.partitions_def == DAILY
+
+
+def test_late_spend_of_the_month_before_is_watched(
+    home: Home, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A job of the Batch API that was sent on the last evening is settled in the new month."""
+    _one_dollar_a_month(home)
+    sent_at, now = datetime(2026, 10, 31, 20, tzinfo=UTC), datetime(2026, 11, 1, 4, tzinfo=UTC)
+    state = StateStore(home.journal)
+    counter = budget(home, state, "acme", False)
+    assert counter.reserve("a", DOLLAR * 6 // 10, sent_at)
+    counter.settle("a", DOLLAR * 6 // 10, sent_at)
+    state.close()
+    monkeypatch.setattr(alerting, "utc_now", lambda: now)
+    assert _watch(home, instance) == "raised: acme 50 %"
+    assert [alert.period for alert in _raised(home)] == ["2026-10"]
+    assert _watch(home, instance) == "no new threshold was reached"
+
+
+def test_what_a_channel_did_not_take_is_delivered_by_the_sensor(
+    home: Home, instance: dg.DagsterInstance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run waits for no channel for long, and a missing variable stops none."""
+    home.folder.mkdir(parents=True)
+    home.tenants_file.write_text(
+        '[[alerts.channels]]\nname = "chat"\nkind = "slack"\nurl_env = "CHAT_URL"\n'
+        "[tenants.acme]\nbudget_usd = 1.0\n"
+    )
+    folder = HomeFolder(folder=str(home.folder))
+
+    def deliveries() -> str | None:
+        context = dg.build_sensor_context(instance=instance)
+        done = automation.alert_delivery(context, home_folder=folder)
+        assert isinstance(done, dg.SkipReason)
+        return done.skip_message
+
+    _spend(home, "a", DOLLAR * 6 // 10)
+    assert _watch(home, instance) == "raised: acme 50 %"
+    assert deliveries() == "delivered 0, failed 0, still owed 1"  # its back-off is not over
+    monkeypatch.setattr(alerting, "utc_now", lambda: utc_now() + HOUR_AGO)
+    with serving(Receiver(failing=0)) as receiver:
+        monkeypatch.setenv("CHAT_URL", receiver.url)
+        assert deliveries() == "delivered 1, failed 0, still owed 0"
+    assert len(receiver.requests) == 1
+
+
+def test_a_run_raises_while_it_sends(home: Home) -> None:
+    """The watch is told of each settled request, long before the day's sums are booked."""
+    _one_dollar_a_month(home)
+    folder, log = HomeFolder(folder=str(home.folder)), logging.getLogger("test")
+    with folder.state() as state, alerting.budget_watch(folder, state, log) as watch:
+        counter, now = budget(home, state, "acme", True, watch), utc_now()
+        assert counter.reserve("a", DOLLAR // 2, now)
+        counter.settle("a", DOLLAR // 2, now)
+        (alert,) = raised(state)
+    assert (alert.threshold, alert.simulated) == (50, True)

@@ -13,7 +13,8 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from review_optimizer_dagster.alerts.rules import budget_alerts, raise_once, raised
+from review_optimizer_dagster.alerts.rules import budget_alerts
+from review_optimizer_dagster.alerts.store import raise_once, raised
 from review_optimizer_dagster.core.classifier import REQUESTS, SHARES
 from review_optimizer_dagster.core.costs import (
     BASELINE_NANOS_PER_REVIEW,

@@ -1,0 +1,143 @@
+"""Which version of a budget a period's spend is measured by, and what to look at when.
+
+A request that was sent before midnight may be settled after it, and by a process with another
+budget. Its money belongs to the period of sending, and so does the budget that was in force then:
+last month's spend under this month's smaller budget would raise alerts that were never true.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+
+from review_optimizer_dagster.alerts.rules import (
+    News,
+    budget_news,
+    is_current,
+    kind_of_period,
+    reached,
+)
+from review_optimizer_dagster.money.budgets import JSON, Budget, Spend, State, Version, period_key
+
+_LIVES = "budget_lives:"
+
+
+@dataclass(frozen=True)
+class Life:
+    """A version of a budget, and since when it is known to be in force."""
+
+    version: Version
+    began: datetime
+
+
+def note_version(state: State, tenant: str, version: Version, now: datetime) -> list[Life]:
+    """Note that a version is in force, if nobody did; returns every one, in their order."""
+    key = _LIVES + tenant
+    held = state.get(key) or {}
+    if str(version.number) not in held:
+        mark = {"amount": version.amount, "period": version.period, "began": now.isoformat()}
+        held = state.update(key, lambda old: {str(version.number): mark} | (old or {}))
+    return _lives(held)
+
+
+def _lives(held: JSON) -> list[Life]:
+    """In the order of the versions; none began after a later one, though it was seen after it."""
+    lives: list[Life] = []
+    for number, mark in sorted(held.items(), key=lambda item: -int(item[0])):
+        began = datetime.fromisoformat(mark["began"])
+        version = Version(int(number), mark["amount"], mark["period"])
+        lives.insert(0, Life(version, min(began, lives[0].began) if lives else began))
+    return lives
+
+
+def period_end(period: str) -> datetime:
+    """The first moment after a period."""
+    if kind_of_period(period) == "day":
+        return datetime.fromisoformat(period).replace(tzinfo=UTC) + timedelta(days=1)
+    year, month = map(int, period.split("-"))
+    return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
+
+
+def in_force_at_end(lives: Sequence[Life], period: str) -> Version | None:
+    """The version that a period which has ended was under last; None where none can be said.
+
+    The first version that is known counts as having been there for ever. Where the kind of period
+    has changed since, a version's own period must have ended before the next one began.
+    """
+    end = period_end(period)
+    before = [lives[0], *(life for life in lives[1:] if life.began < end)]
+    last = before[-1]
+    own_period = period_key(last.version.period, end - timedelta(microseconds=1))
+    later = lives[len(before)].began if len(before) < len(lives) else None
+    is_whole = later is None or period_end(own_period) <= later
+    return last.version if is_whole else None
+
+
+def spends(
+    state: State,
+    budget_of: Callable[[Version], Budget],
+    version: Version,
+    tenant: str,
+    now: datetime,
+) -> list[Spend]:
+    """Where a tenant's budget stands in this period, and in the one before, which may be late."""
+    found = [budget_of(version).state(now)]
+    lives = note_version(state, tenant, version, now)
+    moment = _before(found[0].period)
+    ended = period_key(version.period, moment)
+    if (earlier := in_force_at_end(lives, ended)) is not None:
+        found.append(budget_of(earlier).state(moment))
+    return found
+
+
+def _before(period: str) -> datetime:
+    """The last moment before a period."""
+    start = datetime.fromisoformat(period if len(period) == 10 else f"{period}-01")
+    return start.replace(tzinfo=UTC) - timedelta(microseconds=1)
+
+
+class Watch:
+    """Looks at each change of a budget, and asks the state only where a change may be news.
+
+    Told of every settled request inside an event loop: almost always it compares two integers.
+    """
+
+    def __init__(
+        self,
+        state: State,
+        thresholds_of: Callable[[str], Sequence[int]],
+        now: Callable[[], datetime],
+        tell: Callable[[Sequence[News]], None],
+    ) -> None:
+        """thresholds_of: a tenant's, per cent; tell: raises what it is given, where it is new."""
+        self._state = state
+        self._thresholds_of = thresholds_of
+        self._now = now
+        self._tell = tell
+        self._told: dict[tuple[str, bool, str, int], int] = {}
+
+    def __call__(self, spend: Spend) -> None:
+        thresholds = self._thresholds_of(spend.tenant)
+        highest = max(reached(spend, thresholds), default=0)
+        key = (spend.tenant, spend.simulated, spend.period, spend.version)
+        if self._told.get(key, -1) >= highest:
+            return
+        now = self._now()
+        if (due := measured(self._state, spend, now)) is not None:
+            self._tell(budget_news(due, thresholds, now))
+        self._told[key] = highest  # last: what could not be raised is tried again
+
+
+def measured(state: State, spend: Spend, now: datetime) -> Spend | None:
+    """A spend under the budget of its own period; None where that cannot be said from here."""
+    version = Version(spend.version, spend.amount, kind_of_period(spend.period))
+    lives = note_version(state, spend.tenant, version, now)
+    if is_current(spend, now):
+        return spend
+    own = in_force_at_end(lives, spend.period)
+    if own is None or own.period != version.period:
+        return None  # the sensor reads that period's counters itself
+    if own.number == spend.version:
+        return spend
+    return replace(spend, version=own.number, amount=own.amount, refused=False)
