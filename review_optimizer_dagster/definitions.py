@@ -34,6 +34,7 @@ def definitions_of(home: Home) -> dg.Definitions:
         sensors=[
             automation.inbox_arrivals,
             automation.batch_results,
+            automation.deferred_reviews,
             automation.budget_alerts,
             automation.alert_delivery,
         ],

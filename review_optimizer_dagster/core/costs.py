@@ -273,20 +273,21 @@ def hit_entries(
 ) -> pl.DataFrame:
     """What the ledger of a day lacks of what was not paid: a hit or a repeat costs 0. LEDGER.
 
-    sources: tenant, review_id, source_tenant: who paid for the answer of a hit; earlier: tenant,
+    sources: tenant, review_id, source_tenant: who paid for the answer of a hit; earlier: scope,
     taxonomy, simulated, median: what a review cost on the days before; booked: the day's ledger.
 
     `avoided_nanos` is an estimate, its rule in `avoided_rule`. 'median_paid': the (lower) median of
     what the answering request took for a review that the model labelled in this partition, among
-    those of the same tenant and identity (taxonomy, prompt and model policy). 'median_earlier':
+    those of the same identity (tenant or pool, taxonomy, prompt, model policy). 'median_earlier':
     that of the days before, where the model labelled none. 'baseline': the baseline price a review,
     where there is no such day. It stays as it was booked for as long as the review is that hit;
     when it no longer is, a correction takes it back.
     """
     hits = (
         results.filter((pl.col("status") == "labelled") & _IS_HIT)
-        .join(_paid_medians(results, shares), on=["tenant", "identity"], how="left")
-        .join(earlier, on=["tenant", "taxonomy", "simulated"], how="left", suffix="_earlier")
+        .with_columns(scope=_scope())
+        .join(_paid_medians(results, shares), on="identity", how="left")
+        .join(earlier, on=["scope", "taxonomy", "simulated"], how="left", suffix="_earlier")
         .join(sources, on=["tenant", "review_id"], how="left")
         .with_columns(kind=pl.when("repeat").then(pl.lit("repeat")).otherwise(pl.lit("hit")))
         .sort("tenant", "taxonomy", "review_id")
@@ -315,7 +316,6 @@ def hit_entries(
     )
     found = new.with_columns(
         entry_id=pl.Series(names, dtype=pl.String),
-        scope=_scope(),
         purpose=pl.col("kind"),
         request_id=pl.lit(None),
         cost_nanos=pl.lit(0),
@@ -329,14 +329,14 @@ def hit_entries(
 
 
 def _paid_medians(results: pl.DataFrame, shares: pl.DataFrame) -> pl.DataFrame:
-    """tenant, identity, median: of what the answering requests took for a review."""
+    """identity, median: of what the answering requests took for a review."""
     answer = [*_CONTENT, "request_id"]
     return (
         results.filter(
             (pl.col("status") == "labelled") & (pl.col("level") == "model") & ~pl.col("repeat")
         )
         .join(shares.select(*answer, "cost_nanos"), on=answer)
-        .group_by("tenant", "identity")
+        .group_by("identity")
         .agg(median=pl.col("cost_nanos").quantile(0.5, "lower").cast(pl.Int64))
     )
 

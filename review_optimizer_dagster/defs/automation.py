@@ -13,9 +13,10 @@ from review_optimizer_dagster.defs.alerting import (
     note_alerts,
 )
 from review_optimizer_dagster.defs.partitions import DAILY
-from review_optimizer_dagster.defs.resources import HomeFolder, utc_now
+from review_optimizer_dagster.defs.resources import HomeFolder, budget, utc_now
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.batch_api import ENDED, open_job_states
+from review_optimizer_dagster.money.budgets import deferrals
 from review_optimizer_dagster.storage import inbox
 from review_optimizer_dagster.storage.journal import days_with_open_jobs
 
@@ -123,6 +124,35 @@ def batch_results(home_folder: HomeFolder) -> dg.SensorResult | dg.SkipReason:
             requests.append(dg.RunRequest(run_key=run_key, partition_key=key))
     if not requests:
         return dg.SkipReason(f"{waiting} jobs of the Batch API are under way")
+    return dg.SensorResult(run_requests=requests[:_MOST_RUNS])
+
+
+@dg.sensor(
+    job=daily_reviews,
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    description="Asks for a run of each day whose reviews a spent budget kept back, once there is "
+    "money: a new period, or a larger budget.",
+)
+def deferred_reviews(home_folder: HomeFolder) -> dg.SensorResult | dg.SkipReason:
+    """Look at what the budgets keep back, oldest first; a period and version is asked for once."""
+    home, requests, kept = home_folder.home, [], 0
+    with home_folder.state() as state:
+        for one in deferrals(state):
+            # A rehearsal with the simulator is not the run that this sensor asks for.
+            if one.simulated != (home.settings.engine.name == "simulator"):
+                continue
+            try:
+                spend = budget(home, state, one.tenant, one.simulated).state(utc_now())
+            except UserError:
+                continue  # a tenant that is gone keeps its reviews as they are
+            kept += one.reviews
+            if (spend.period, spend.version) != (one.period, one.version) and spend.left:
+                key = one.day.isoformat()
+                name = f"{key}:deferred:{one.tenant}:{spend.period}:{spend.version}"
+                requests.append(dg.RunRequest(run_key=name, partition_key=key))
+    if not requests:
+        return dg.SkipReason(f"{kept:,} reviews wait for a new period or a larger budget")
     return dg.SensorResult(run_requests=requests[:_MOST_RUNS])
 
 

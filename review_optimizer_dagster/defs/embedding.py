@@ -6,15 +6,17 @@ No connection to the warehouse is open while anything is embedded.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+import dagster as dg
 import polars as pl
 
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.classifier import read_requests, settle_budgets
 from review_optimizer_dagster.core.patterns import NO_EMBEDDER
+from review_optimizer_dagster.defs.alerting import budget_watch
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder, budget
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.prompt import Json
@@ -28,7 +30,7 @@ from review_optimizer_dagster.learning.embeddings import (
     endpoint_name,
     read_vectors,
 )
-from review_optimizer_dagster.money.budgets import Budget, State
+from review_optimizer_dagster.money.budgets import Budget, Spend, State
 from review_optimizer_dagster.money.prices import DEFAULT_TIER, PriceTable
 from review_optimizer_dagster.storage import learning
 from review_optimizer_dagster.storage.journal import DayJournal
@@ -180,17 +182,28 @@ class PaidMaker:
         self.has_sent = False
 
     def make(self, texts: pl.DataFrame, purpose: Purpose) -> pl.DataFrame:
-        with self._journal.lock(), self._home_folder.state() as state:
+        log = dg.get_dagster_logger()
+        with (
+            self._journal.lock(),
+            self._home_folder.state() as state,
+            budget_watch(self._home_folder, state, log) as watch,
+        ):
             records = list(self._journal.requests())
             paid = read_requests(records, {}, self._prices, NO_GENERATION).requests
-            settle_budgets(paid, lambda tenant: self._budget(state, tenant))
+            settle_budgets(paid, lambda tenant: self._budget(state, tenant, watch))
             known = journalled(records, self.name)
             rest = texts.join(known, on="content_key", how="anti", maintain_order="left")
             made = [known.join(texts, on="content_key", how="semi")]
             # A simulated run must not pay for a real scope's texts, nor the other way round.
             if rest.height and purpose.identity.endswith("|simulated") == self._is_simulated:
                 with self._engine.embedding_endpoint(self._home_folder.home) as endpoint:
-                    made += self._bought(rest, purpose, endpoint, state, len(records))
+                    made += self._bought(
+                        rest,
+                        purpose,
+                        endpoint,
+                        lambda tenant: self._budget(state, tenant, watch),
+                        len(records),
+                    )
         return pl.concat(made).drop_nulls("vector")
 
     def cost(self, purpose: Purpose) -> int:
@@ -203,20 +216,20 @@ class PaidMaker:
         paid = read_requests(records, {}, self._prices, NO_GENERATION).requests
         return int(paid["cost_nanos"].sum())
 
-    def _budget(self, state: State, tenant: str) -> Budget:
-        return budget(self._home_folder.home, state, tenant, self._is_simulated)
+    def _budget(self, state: State, tenant: str, watch: Callable[[Spend], None]) -> Budget:
+        return budget(self._home_folder.home, state, tenant, self._is_simulated, watch)
 
     def _bought(
         self,
         texts: pl.DataFrame,
         purpose: Purpose,
         endpoint: EmbeddingEndpoint,
-        state: State,
+        budgets: Callable[[str], Budget],
         earlier: int,
     ) -> Iterator[pl.DataFrame]:
         for own in texts.partition_by("tenant", maintain_order=True):
             try:
-                allowance = self._budget(state, own["tenant"][0])
+                allowance = budgets(own["tenant"][0])
             except UserError:
                 continue  # the archive outlives its tenants
             asking = _Asking(

@@ -70,14 +70,15 @@ def sources(connection: Connection, day: date) -> pl.DataFrame:
 
 
 def earlier_medians(connection: Connection, day: date) -> pl.DataFrame:
-    """What an answer of the model cost on the days before: tenant, taxonomy, simulated, median."""
+    """What an answer of the model cost on the days before: scope, taxonomy, simulated, median."""
     return connection.frame(
         """
-        SELECT tenant, taxonomy, simulated,
+        SELECT scope, taxonomy, simulated,
             quantile_disc(cost_nanos, 0.5)::BIGINT AS median
         FROM ledger_entries
         WHERE day >= $since AND day < $day AND kind = 'classification' AND cost_nanos > 0
-        GROUP BY tenant, taxonomy, simulated
+            AND scope IS NOT NULL
+        GROUP BY scope, taxonomy, simulated
         """,
         {"day": day, "since": date.fromordinal(max(1, day.toordinal() - EARLIER_DAYS))},
     )

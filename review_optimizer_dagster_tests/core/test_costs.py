@@ -105,7 +105,7 @@ def _shares(*rows: tuple[str, str, int]) -> pl.DataFrame:
 
 NOBODY = pl.DataFrame(schema=dict.fromkeys(("tenant", "review_id", "source_tenant"), pl.String))
 NO_MEDIAN = pl.DataFrame(
-    schema={"tenant": pl.String, "taxonomy": pl.String, "simulated": pl.Boolean, "median": pl.Int64}
+    schema={"scope": pl.String, "taxonomy": pl.String, "simulated": pl.Boolean, "median": pl.Int64}
 )
 TWO = ({"review_id": "r1", "content_key": "x"}, {"review_id": "r2", "content_key": "y"})
 POSTING = Posting(NOON + timedelta(hours=1), "run")
@@ -180,7 +180,7 @@ def test_shares_that_do_not_add_up_are_refused(shares: list[tuple[str, str, int]
 
 
 def test_hits_and_repeats_cost_nothing_and_say_what_they_avoided() -> None:
-    """What a hit avoids is what the model takes for a review of the same tenant and policy."""
+    """What a hit avoids is what the model takes for a review of the same scope and policy."""
     results = _results(
         {"review_id": "r1", "content_key": "a", "request_id": "q1"},
         {"review_id": "r2", "content_key": "b", "request_id": "q1"},
@@ -188,7 +188,7 @@ def test_hits_and_repeats_cost_nothing_and_say_what_they_avoided() -> None:
         {"review_id": "r4", "content_key": "a", "request_id": "q1", "repeat": True},
         {"review_id": "r5", "content_key": "d", "level": "l3_near"},
         {"review_id": "r6", "content_key": "e", "level": "none", "status": "deferred"},
-        {"review_id": "r7", "content_key": "e", "level": "l1", "tenant": "other"},
+        {"review_id": "r7", "content_key": "e", "level": "l1", "tenant": "other", "identity": "o"},
     )
     # q0 is a first attempt that came to nothing: part of the bill, not of what an answer takes.
     failed = [("q0", content, 900) for content in "abc"]
@@ -313,7 +313,7 @@ def test_an_estimate_stays_as_it_was_booked() -> None:
 def test_days_before_stand_in_where_the_model_answered_nothing() -> None:
     """The baseline's $1.50 per 1,000 would make a day of hits look a hundred times dearer."""
     hit = _results({"review_id": "r1", "content_key": "x", "level": "l2"})
-    earlier = pl.DataFrame([("acme", "reviews", False, 21)], NO_MEDIAN.schema, orient="row")
+    earlier = pl.DataFrame([("i", "reviews", False, 21)], NO_MEDIAN.schema, orient="row")
     sources = pl.DataFrame([("acme", "r1", "other")], NOBODY.schema, orient="row")
     row = _hits(hit, _shares(), sources=sources, earlier=earlier).row(0, named=True)
     assert (row["avoided_nanos"], row["avoided_rule"]) == (21, "median_earlier")

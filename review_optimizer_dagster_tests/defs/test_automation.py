@@ -18,6 +18,7 @@ from review_optimizer_dagster.definitions import definitions_of
 from review_optimizer_dagster.defs import alerting, automation
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, utc_now
+from review_optimizer_dagster.money.budgets import note_deferral
 from review_optimizer_dagster.storage.journal import StateStore
 from review_optimizer_dagster_tests.alerts.receiver import Receiver, serving
 from review_optimizer_dagster_tests.conftest import DAY, deliver, reviews
@@ -285,6 +286,39 @@ def test_a_demo_home_is_watched_without_settings(home: Home, instance: dg.Dagste
     assert _watch(home, instance) == "raised: acme 50 %"
 
 
+def _kept_back(home: Home, *, day: date = DAY) -> None:
+    """The tenant's budget keeps ten reviews of a day back."""
+    state = StateStore(home.journal)
+    try:
+        # What stands in tenants.toml now: a Home keeps what it has read.
+        counter, now = budget(Home(home.folder), state, "acme", False), utc_now()
+        counter.refuse(now)
+        note_deferral(state, counter.state(now), day, 10)
+    finally:
+        state.close()
+
+
+def test_reviews_kept_back_are_asked_for_once_there_is_money(home: Home) -> None:
+    """Nobody should have to remember which days a spent budget left open."""
+    _one_dollar_a_month(home)
+    _kept_back(home)
+    folder = HomeFolder(folder=str(home.folder))
+    nothing = automation.deferred_reviews(home_folder=folder)
+    assert isinstance(nothing, dg.SkipReason)
+    assert nothing.skip_message == "10 reviews wait for a new period or a larger budget"
+    home.tenants_file.write_text("[tenants.acme]\nbudget_usd = 2.0\n")
+    found = automation.deferred_reviews(home_folder=folder)
+    assert isinstance(found, dg.SensorResult)
+    (request,) = found.run_requests or []
+    assert request.partition_key == DAY.isoformat()
+    again = automation.deferred_reviews(home_folder=folder)
+    assert isinstance(again, dg.SensorResult)
+    assert again.run_requests is not None
+    assert again.run_requests[0].run_key == request.run_key  # Dagster runs a key once
+    _kept_back(home)
+    assert isinstance(automation.deferred_reviews(home_folder=folder), dg.SkipReason)
+
+
 def test_everything_that_runs_by_itself_ships_stopped(home: Home) -> None:
     """Nothing may spend money before somebody has switched it on."""
     definitions = definitions_of(home)
@@ -293,6 +327,7 @@ def test_everything_that_runs_by_itself_ships_stopped(home: Home) -> None:
     assert [one.name for one in sensors] == [
         "inbox_arrivals",
         "batch_results",
+        "deferred_reviews",
         "budget_alerts",
         "alert_delivery",
     ]

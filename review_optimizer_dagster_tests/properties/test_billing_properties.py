@@ -199,7 +199,7 @@ def _ledger(readout: Readout, misses: pl.DataFrame) -> pl.DataFrame:
     results = results.select(pl.col(name).cast(kind) for name, kind in RESULTS.items())
     posting = Posting(NOON + timedelta(hours=1), "run")
     texts_only = dict.fromkeys(("tenant", "review_id", "source_tenant"), pl.String)
-    medians = {"tenant": pl.String, "taxonomy": pl.String, "simulated": pl.Boolean}
+    medians = {"scope": pl.String, "taxonomy": pl.String, "simulated": pl.Boolean}
     ledger = pl.concat(
         [
             paid_entries(readout.shares, readout.requests, results, LEDGER.to_frame(), posting),

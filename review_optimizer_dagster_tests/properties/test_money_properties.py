@@ -200,7 +200,7 @@ def _booked(
     """What the ledger lacks."""
     posting = Posting(NOON, "run")
     texts = dict.fromkeys(("tenant", "review_id", "source_tenant"), pl.String)
-    medians = {"tenant": pl.String, "taxonomy": pl.String, "simulated": pl.Boolean}
+    medians = {"scope": pl.String, "taxonomy": pl.String, "simulated": pl.Boolean}
     nobody, nothing = (
         pl.DataFrame(schema=texts),
         pl.DataFrame(schema=medians | {"median": pl.Int64}),
