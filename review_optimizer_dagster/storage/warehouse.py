@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pydantic import Field
 from review_optimizer_dagster.errors import UserError
 
 Parameters = Sequence[object] | Mapping[str, object]
+_SCHEMA = "schema.sql"
 
 
 class _ArrowStream:
@@ -107,6 +109,27 @@ class Connection:
         self.raw.commit()
 
 
+def _put_tables_in_place(connection: Connection) -> None:
+    """Run the schema, unless the file says that it has had exactly this one.
+
+    A run opens the warehouse some twenty times, and the schema takes longer than the opening.
+    """
+    sql = resources.files(__package__).joinpath(_SCHEMA).read_bytes()
+    digest = hashlib.blake2b(sql, digest_size=16).hexdigest()
+    try:
+        if connection.rows("SELECT digest FROM warehouse_schema") == [(digest,)]:
+            return
+    except duckdb.CatalogException:
+        pass  # a new file, or one of a version that did not note it
+    with connection.transaction():
+        connection.script(_SCHEMA)
+        connection.execute("CREATE OR REPLACE TABLE warehouse_schema (digest VARCHAR)")
+        connection.execute("INSERT INTO warehouse_schema VALUES (?)", [digest])
+        connection.execute(
+            "COMMENT ON TABLE warehouse_schema IS 'The schema that this file has, by its digest.'"
+        )
+
+
 class Warehouse(DuckDBResource):
     """warehouse.duckdb, opened late and closed soon, since DuckDB lets one process write."""
 
@@ -133,7 +156,7 @@ class Warehouse(DuckDBResource):
             connection = Connection(raw)
             connection.execute("SET TimeZone = 'UTC'")
             if not read_only:
-                connection.script("schema.sql")
+                _put_tables_in_place(connection)
             yield connection
         finally:
             raw.close()
