@@ -42,11 +42,16 @@ class Connection:
         self.raw.execute(sql, parameters)
 
     def script(self, name: str, **names: str) -> None:
-        """Run a .sql file of this package; `{name}` in it is replaced by an identifier."""
+        """Run a .sql file of this package, all of it or nothing.
+
+        `{name}` in it is replaced by an identifier.
+        """
         sql = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
         for key, value in names.items():
             sql = sql.replace("{" + key + "}", value)
-        self.raw.execute(sql)
+        # Hundreds of statements: each by itself would be written and waited for by itself.
+        with self.transaction():
+            self.raw.execute(sql)
 
     def frame(self, sql: str, parameters: Parameters = ()) -> pl.DataFrame:
         """The rows of a query as a polars frame."""
@@ -121,8 +126,8 @@ def _put_tables_in_place(connection: Connection) -> None:
             return
     except duckdb.CatalogException:
         pass  # a new file, or one of a version that did not note it
+    connection.script(_SCHEMA)
     with connection.transaction():
-        connection.script(_SCHEMA)
         connection.execute("CREATE OR REPLACE TABLE warehouse_schema (digest VARCHAR)")
         connection.execute("INSERT INTO warehouse_schema VALUES (?)", [digest])
         connection.execute(
