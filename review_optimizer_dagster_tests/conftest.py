@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # Read when dagster and great_expectations are imported: nothing may leave the machine in a test.
 os.environ["DAGSTER_DISABLE_TELEMETRY"] = "yes"
@@ -17,11 +17,15 @@ os.environ["GX_ANALYTICS_ENABLED"] = "false"
 os.environ["REVIEW_OPTIMIZER_HOME"] = tempfile.mkdtemp(prefix="review-optimizer-tests-")
 os.environ.pop("OPENAI_API_KEY", None)
 
-import polars as pl
 import pytest
 
-from review_optimizer_dagster.config import Home
-from review_optimizer_dagster.storage.warehouse import Warehouse
+# What is heavy is imported where it is used: the process that hands out the tests loads this file
+# too, before any of those that run them begins.
+if TYPE_CHECKING:
+    import polars as pl
+    from dagster import DagsterInstance
+
+    from review_optimizer_dagster.config import Home
 
 DAY = date(2026, 3, 4)
 
@@ -29,6 +33,8 @@ DAY = date(2026, 3, 4)
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Home:
     """An empty demo home of its own."""
+    from review_optimizer_dagster.config import Home
+
     monkeypatch.setenv("REVIEW_OPTIMIZER_HOME", str(tmp_path / "home"))
     monkeypatch.setenv("DAGSTER_HOME", str(tmp_path / "home" / "dagster"))
     return Home(tmp_path / "home")
@@ -61,6 +67,8 @@ def deliver(home: Home, rows: list[dict[str, Any]], day: date = DAY, tenant: str
 
 def query(home: Home, sql: str) -> pl.DataFrame:
     """Rows of the home's warehouse."""
+    from review_optimizer_dagster.storage.warehouse import Warehouse
+
     with Warehouse(database=str(home.warehouse)).open() as connection:
         return connection.frame(sql)
 
@@ -68,14 +76,24 @@ def query(home: Home, sql: str) -> pl.DataFrame:
 Runner = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture
-def run_day(home: Home) -> Runner:
-    """Run the daily job for a day and return its summary; `problem` says what broke, if it did.
+@pytest.fixture(scope="session")
+def shared_instance() -> Iterator[DagsterInstance]:
+    """A Dagster instance in memory, made once.
 
-    The Dagster instance is in memory: what Dagster itself keeps is not what these tests are about.
+    What Dagster itself keeps is not what the tests with it are about, and making its tables takes
+    as long as a step.
     """
     from dagster import DagsterInstance
 
+    with DagsterInstance.ephemeral() as instance:
+        yield instance
+
+
+def runner(home: Home, instance: DagsterInstance) -> Runner:
+    """Runs the daily job of a home for a day and returns its summary.
+
+    `problem` in it says what broke, if anything did.
+    """
     from review_optimizer_dagster.definitions import definitions_of
     from review_optimizer_dagster.defs import execution
 
@@ -83,11 +101,16 @@ def run_day(home: Home) -> Runner:
 
     def run(day: date = DAY, **engine: Any) -> dict[str, Any]:
         config = {"latency_seconds": 0.0} | engine
-        with DagsterInstance.ephemeral() as instance:
-            outcome = execution.run_partition(instance, job, day, config)
+        outcome = execution.run_partition(instance, job, day, config)
         if outcome.problem is not None:
             return {"problem": outcome.problem, "mendable": outcome.user_can_mend}
-        summary = execution.summarise(Home(home.folder), day, "simulator", outcome)
+        summary = execution.summarise(type(home)(home.folder), day, "simulator", outcome)
         return summary | {"problem": None, "gate_blocked": outcome.gate_blocked}
 
     return run
+
+
+@pytest.fixture
+def run_day(home: Home, shared_instance: DagsterInstance) -> Runner:
+    """Run the daily job of the test's own home."""
+    return runner(home, shared_instance)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from pydantic import Field
 from review_optimizer_dagster.errors import UserError
 
 Parameters = Sequence[object] | Mapping[str, object]
+_SCHEMA = "schema.sql"
 
 
 class _ArrowStream:
@@ -40,11 +42,16 @@ class Connection:
         self.raw.execute(sql, parameters)
 
     def script(self, name: str, **names: str) -> None:
-        """Run a .sql file of this package; `{name}` in it is replaced by an identifier."""
+        """Run a .sql file of this package, all of it or nothing.
+
+        `{name}` in it is replaced by an identifier.
+        """
         sql = resources.files(__package__).joinpath(name).read_text(encoding="utf-8")
         for key, value in names.items():
             sql = sql.replace("{" + key + "}", value)
-        self.raw.execute(sql)
+        # Hundreds of statements: each by itself would be written and waited for by itself.
+        with self.transaction():
+            self.raw.execute(sql)
 
     def frame(self, sql: str, parameters: Parameters = ()) -> pl.DataFrame:
         """The rows of a query as a polars frame."""
@@ -107,6 +114,27 @@ class Connection:
         self.raw.commit()
 
 
+def _put_tables_in_place(connection: Connection) -> None:
+    """Run the schema, unless the file says that it has had exactly this one.
+
+    A run opens the warehouse some twenty times, and the schema takes longer than the opening.
+    """
+    sql = resources.files(__package__).joinpath(_SCHEMA).read_bytes()
+    digest = hashlib.blake2b(sql, digest_size=16).hexdigest()
+    try:
+        if connection.rows("SELECT digest FROM warehouse_schema") == [(digest,)]:
+            return
+    except duckdb.CatalogException:
+        pass  # a new file, or one of a version that did not note it
+    connection.script(_SCHEMA)
+    with connection.transaction():
+        connection.execute("CREATE OR REPLACE TABLE warehouse_schema (digest VARCHAR)")
+        connection.execute("INSERT INTO warehouse_schema VALUES (?)", [digest])
+        connection.execute(
+            "COMMENT ON TABLE warehouse_schema IS 'The schema that this file has, by its digest.'"
+        )
+
+
 class Warehouse(DuckDBResource):
     """warehouse.duckdb, opened late and closed soon, since DuckDB lets one process write."""
 
@@ -133,7 +161,7 @@ class Warehouse(DuckDBResource):
             connection = Connection(raw)
             connection.execute("SET TimeZone = 'UTC'")
             if not read_only:
-                connection.script("schema.sql")
+                _put_tables_in_place(connection)
             yield connection
         finally:
             raw.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import duckdb
 import polars as pl
 import pytest
+from dagster import DagsterInstance
 
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs import classification
@@ -17,7 +19,7 @@ from review_optimizer_dagster.simulator.judge import LexiconJudge
 from review_optimizer_dagster.simulator.server import Simulator
 from review_optimizer_dagster.storage.warehouse import Warehouse
 from review_optimizer_dagster.terminal import print_summary
-from review_optimizer_dagster_tests.conftest import DAY, deliver, query, reviews
+from review_optimizer_dagster_tests.conftest import DAY, deliver, query, reviews, runner
 
 Run = Callable[..., dict[str, Any]]
 SECOND, THIRD, FOURTH = (DAY + timedelta(days=days) for days in (1, 2, 3))
@@ -38,6 +40,26 @@ def configure(home: Home, rechecks: str = ALL, tenants: str = TENANTS, more: str
     home.folder.mkdir(parents=True, exist_ok=True)
     head = '[engine]\nname = "simulator"\n'
     home.tenants_file.write_text(head + rechecks + more + tenants, encoding="utf-8")
+
+
+@pytest.fixture(scope="session")
+def first_day(tmp_path_factory: pytest.TempPathFactory, shared_instance: DagsterInstance) -> Path:
+    """The folder of a home whose first day, reviews 0 to 19, was answered.
+
+    Without hits there is nothing to recheck, so the settings of rechecks play no part in it.
+    """
+    made = Home(tmp_path_factory.mktemp("first") / "home")
+    configure(made)
+    deliver(made, reviews(0, 20))
+    assert runner(made, shared_instance)()["labelled"] == 20
+    return made.folder
+
+
+@pytest.fixture
+def answered(home: Home, first_day: Path) -> Home:
+    """A home of the test's own after that day."""
+    shutil.copytree(first_day, home.folder)
+    return home
 
 
 def spoil(home: Home, only: str) -> None:
@@ -73,17 +95,24 @@ def counted_once(summary: dict[str, Any]) -> None:
     assert summary["misses"] == summary["labelled"] + summary["failed"]
 
 
+def changes_nothing(home: Home, run_day: Run, day: date) -> None:
+    """Running again draws, pays and takes back nothing."""
+    before = contents(home)
+    again = run_day(day)
+    assert again["this_run"]["requests"] == 0
+    assert again["alerts"] == []
+    assert contents(home) == before
+
+
 def contents(home: Home) -> dict[str, list[tuple[Any, ...]]]:
     """Everything that running again must not change."""
     return {name: query(home, f"FROM {name} ORDER BY ALL").rows() for name in TABLES}
 
 
-def test_a_hit_that_the_model_confirms_stays_a_hit(home: Home, run_day: Run) -> None:
+def test_a_hit_that_the_model_confirms_stays_a_hit(answered: Home, run_day: Run) -> None:
     """A recheck costs money and is booked as such; nothing else of the hit changes."""
-    configure(home)
-    for day in (DAY, SECOND):
-        deliver(home, reviews(0, 20), day)
-    run_day()
+    home = answered
+    deliver(home, reviews(0, 20), SECOND)
     summary = run_day(SECOND)
     counted_once(summary)
     assert (summary["hits"]["l3_exact"], summary["misses"]) == (20, 0)
@@ -162,13 +191,15 @@ def test_a_contradicted_answer_is_taken_back_for_good(home: Home, run_day: Run) 
     assert (third["misses"], third["audits_disagreed"]) == (0, 0)
 
 
-def test_all_that_came_from_a_wrong_entry_is_asked_anew(home: Home, run_day: Run) -> None:
-    """One recheck speaks for all that the entry answered, what was published earlier too."""
+def test_all_that_came_from_a_wrong_entry_is_asked_anew(answered: Home, run_day: Run) -> None:
+    """One recheck speaks for all that the entry answered, what was published earlier too.
+
+    A day that was rechecked so is as finished as any other.
+    """
+    home = answered
     configure(home, NONE)
-    deliver(home, reviews(0, 20))
     deliver(home, [*variants(4, "that"), *reviews(30, 60)], SECOND)
     deliver(home, [*variants(4, "our", "my", "the"), *reviews(61, 81)], THIRD)
-    run_day()
     spoil(home, "review_id = 'r4'")
     assert run_day(SECOND)["audits"] == 0
     summary = run_day(THIRD)
@@ -180,37 +211,19 @@ def test_all_that_came_from_a_wrong_entry_is_asked_anew(home: Home, run_day: Run
     (alert,) = [alert for alert in summary["alerts"] if alert["kind"] == "recheck"]
     assert "1 reviews of earlier days" in alert["message"]
     assert query(home, "SELECT day, level FROM withdrawn_entries").rows() == [(THIRD, "l2")]
-
-
-@pytest.mark.parametrize("rows", [reviews(0, 20), [*reviews(10, 20), *variants(4, "my", "our")]])
-def test_running_again_draws_pays_and_takes_back_nothing(
-    home: Home, run_day: Run, rows: list[dict[str, Any]]
-) -> None:
-    """A day that was rechecked is as finished as any other."""
-    configure(home, ALL if len(rows) == 20 else NONE)
-    deliver(home, reviews(0, 20))
-    deliver(home, rows, SECOND)
-    run_day()
-    spoil(home, "review_id IN ('r3', 'r4')")
-    assert run_day(SECOND)["audits_disagreed"] > 0
-    before = contents(home)
-    again = run_day(SECOND)
-    assert again["this_run"]["requests"] == 0
-    assert again["alerts"] == []
-    assert contents(home) == before
+    changes_nothing(home, run_day, THIRD)
 
 
 @pytest.mark.parametrize(
     ("step", "call"), [("judge", 1), ("send", 2), ("judge", 2), ("report_rechecks", 1)]
 )
 def test_a_run_that_ends_between_the_rounds_is_completed_by_the_next(
-    home: Home, run_day: Run, monkeypatch: pytest.MonkeyPatch, step: str, call: int
+    answered: Home, run_day: Run, monkeypatch: pytest.MonkeyPatch, step: str, call: int
 ) -> None:
     """Wherever it ends, nothing is paid twice and nothing that was taken back is forgotten."""
+    home = answered
     configure(home, NONE)
-    deliver(home, reviews(0, 20))
     deliver(home, [*variants(4, "my", "our", "the"), *reviews(30, 50)], SECOND)
-    run_day()
     spoil(home, "review_id = 'r4'")
     real, calls = getattr(classification, step), []
 
@@ -230,17 +243,13 @@ def test_a_run_that_ends_between_the_rounds_is_completed_by_the_next(
     assert summary["accuracy"]["correct"] == 23
     raised = query(home, "SELECT count(*) FROM alerts WHERE kind = 'recheck'")
     assert raised.rows() == [(1,)]
-    before = contents(home)
-    assert run_day(SECOND)["this_run"]["requests"] == 0
-    assert contents(home) == before
+    changes_nothing(home, run_day, SECOND)
 
 
-def test_a_late_file_is_rechecked_by_itself(home: Home, run_day: Run) -> None:
+def test_a_late_file_is_rechecked_by_itself(answered: Home, run_day: Run) -> None:
     """What was judged stays judged, and an entry that was taken back answers no later file."""
-    configure(home)
-    deliver(home, reviews(0, 20))
+    home = answered
     deliver(home, reviews(0, 10), SECOND)
-    run_day()
     spoil(home, "review_id = 'r4'")
     assert run_day(SECOND)["audits"] == 10
     deliver(home, [*reviews(0, 20), *variants(4, "our")], SECOND)
@@ -251,12 +260,10 @@ def test_a_late_file_is_rechecked_by_itself(home: Home, run_day: Run) -> None:
     assert query(home, "SELECT count(*) FROM withdrawn_entries").rows() == [(1,)]
 
 
-def test_reclassifying_asks_everything_and_rechecks_nothing(home: Home, run_day: Run) -> None:
+def test_reclassifying_asks_everything_and_rechecks_nothing(answered: Home, run_day: Run) -> None:
     """Without hits there is nothing to recheck; what was found before stays found."""
-    configure(home)
-    for day in (DAY, SECOND):
-        deliver(home, reviews(0, 10), day)
-    run_day()
+    home = answered
+    deliver(home, reviews(0, 10), SECOND)
     spoil(home, "review_id = 'r4'")
     assert run_day(SECOND)["audits"] == 10
     summary = run_day(SECOND, reclassify=True)
@@ -266,14 +273,13 @@ def test_reclassifying_asks_everything_and_rechecks_nothing(home: Home, run_day:
     assert query(home, "SELECT max(asked) FROM review_archive").rows() == [(1.0,)]
 
 
-def test_no_entry_answers_a_large_share_of_a_day_unchecked(home: Home, run_day: Run) -> None:
+def test_no_entry_answers_a_large_share_of_a_day_unchecked(answered: Home, run_day: Run) -> None:
     """A popular wrong answer would spoil a whole day; one recheck with agreement is enough."""
+    home = answered
     configure(home, NONE + "most_unaudited = 0.2\n")
-    deliver(home, reviews(0, 20))
     popular = [row for word in ("a", "b", "c") for row in reviews(4, 5, review_id=word)]
     for day in (SECOND, THIRD):
         deliver(home, [*popular, *reviews(30, 40, tenant=None)], day)
-    run_day()
     summary = run_day(SECOND)
     assert (summary["audits"], summary["audits_disagreed"]) == (1, 0)
     drawn = query(home, "SELECT asked FROM cache_resolution WHERE audit")
@@ -408,14 +414,22 @@ def test_an_answer_does_not_outlive_its_taxonomy(home: Home, run_day: Run) -> No
     assert missed == [10, 0, 0, 10]
 
 
-def test_analysts_see_how_wrong_each_level_is(home: Home, run_day: Run) -> None:
-    """The live error a tenant, level and class, with its sample size and exact interval."""
-    configure(home)
-    for day in (DAY, SECOND):
-        deliver(home, reviews(0, 20), day)
-    run_day()
+def test_what_rechecks_found_is_shown_and_running_again_changes_nothing(
+    answered: Home, run_day: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The live error a tenant, level and class, with its sample size and exact interval.
+
+    Whoever pays for rechecks wants to see what they found, in the terminal too; and a day that
+    was rechecked is as finished as any other.
+    """
+    home = answered
+    deliver(home, reviews(0, 20), SECOND)
     spoil(home, "review_id = 'r4'")
-    run_day(SECOND)
+    summary = run_day(SECOND)
+    print_summary(summary)
+    shown = capsys.readouterr().out
+    line = next(line for line in shown.splitlines() if "rechecked" in line)
+    assert f"20 / 1 / ${summary['audit_cost_usd']}" in line
     with duckdb.connect(str(home.published / "analytics.duckdb"), read_only=True) as analytics:
         rows = analytics.execute(
             "SELECT class, n, disagreements, round(lower, 4), round(upper, 4) FROM cache_errors "
@@ -433,19 +447,4 @@ def test_analysts_see_how_wrong_each_level_is(home: Home, run_day: Run) -> None:
         ("sentiment=positive", 9, 0, 0.0, 0.2831),
     ]
     assert levels == [("Lamps", "l3_exact", 19), ("Lamps", "model", 1)]
-
-
-def test_the_summary_in_the_terminal_says_what_rechecks_found(
-    home: Home, run_day: Run, capsys: pytest.CaptureFixture[str]
-) -> None:
-    """Whoever pays for rechecks wants to see what they found."""
-    configure(home)
-    for day in (DAY, SECOND):
-        deliver(home, reviews(0, 20), day)
-    run_day()
-    spoil(home, "review_id = 'r4'")
-    summary = run_day(SECOND)
-    print_summary(summary)
-    shown = capsys.readouterr().out
-    line = next(line for line in shown.splitlines() if "rechecked" in line)
-    assert f"20 / 1 / ${summary['audit_cost_usd']}" in line
+    changes_nothing(home, run_day, SECOND)

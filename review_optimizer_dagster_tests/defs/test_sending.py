@@ -91,12 +91,21 @@ def test_a_tenant_that_sends_by_batch_gets_its_answers_later_at_half_the_price(
     assert mine == theirs
 
 
-def test_the_sensor_says_what_it_cannot_see(home: Home, run_day: Run) -> None:
-    """An endpoint that is away is no reason to break, and none to start runs."""
+def test_a_waiting_job_is_not_sent_again_and_the_sensor_says_when_it_cannot_see_it(
+    home: Home, run_day: Run
+) -> None:
+    """Whoever presses the button while a job is under way must not pay for a second one.
+
+    An endpoint that is away is no reason to break, and none to start runs.
+    """
     with Simulator(LexiconJudge(), latency_seconds=0.0, batch_seconds=7_200.0) as simulator:
         configure(home, simulator, "batch_wait_seconds = 0", '[tenants.acme]\nsend = "batch"\n')
         deliver(home, reviews(0, 12))
         assert run_day(name="openai")["deferred"] == 12
+        deliver(home, reviews(0, 30))
+        assert run_day(name="openai")["deferred"] == 30
+    asked = query(home, "SELECT status, sum(reviews)::INT FROM llm_requests GROUP BY status")
+    assert asked.rows() == [("pending", 30)]
     away = _look(home)
     assert isinstance(away, dg.SkipReason)
     assert "127.0.0.1" in str(away.skip_message)
@@ -170,18 +179,3 @@ def test_a_ladder_that_falls_is_refused(home: Home) -> None:
     home.tenants_file.write_text(falling)
     with pytest.raises(ConfigError, match="max_complexity must ascend"):
         _ = Home(home.folder).settings
-
-
-def test_a_day_with_a_waiting_job_is_not_sent_again_by_a_plain_rerun(
-    home: Home, run_day: Run
-) -> None:
-    """Whoever presses the button while a job is under way must not pay for a second one."""
-    with Simulator(LexiconJudge(), latency_seconds=0.0, batch_seconds=7_200.0) as simulator:
-        configure(home, simulator, "batch_wait_seconds = 0", '[tenants.acme]\nsend = "batch"\n')
-        deliver(home, reviews(0, 12))
-        run_day(name="openai")
-        deliver(home, reviews(0, 30))
-        again = run_day(name="openai")
-        assert again["deferred"] == 30
-    asked = query(home, "SELECT status, sum(reviews)::INT FROM llm_requests GROUP BY status")
-    assert asked.rows() == [("pending", 30)]

@@ -162,6 +162,39 @@ def test_a_broken_schema_closes_the_connection(path: Path, monkeypatch: pytest.M
         lent[0].rows("SELECT 1")
 
 
+def test_the_schema_runs_once_and_again_when_it_is_another(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run opens the file twenty times; a file of an older version gets what it lacks."""
+    ran, real = [], Connection.script
+
+    def noting(self: Connection, name: str, **names: str) -> None:
+        ran.append(name)
+        real(self, name, **names)
+
+    monkeypatch.setattr(Connection, "script", noting)
+    for _ in range(2):
+        with _warehouse(path).open() as connection:
+            connection.append("gate_verdicts", _verdicts("acme"), day=DAY)
+    assert ran == ["schema.sql"]
+    with duckdb.connect(str(path)) as older:
+        older.execute("INSERT INTO llm_requests (day, request_id) VALUES ('2026-01-01', 'one')")
+        older.execute("ALTER TABLE llm_requests DROP COLUMN tier")
+        older.execute("ALTER TABLE llm_requests DROP COLUMN memory_share")
+        older.execute("UPDATE warehouse_schema SET digest = 'another'")
+    with _warehouse(path).open() as connection:
+        assert connection.rows("SELECT request_id, tier, memory_share FROM llm_requests") == [
+            ("one", None, None)
+        ]
+        assert len(_stored(connection)) == 2
+    with duckdb.connect(str(path)) as oldest:
+        oldest.execute("DROP TABLE warehouse_schema")
+        oldest.execute("DROP TABLE audits")
+    with _warehouse(path).open() as connection:
+        assert connection.count("audits", DAY) == 0
+    assert ran == ["schema.sql"] * 3
+
+
 def test_replace_keeps_other_days(path: Path) -> None:
     """A partition that is run again must touch its own day alone."""
     with _warehouse(path).open() as connection:
