@@ -184,7 +184,7 @@ def test_a_spent_budget_defers_and_a_larger_one_takes_up_the_rest(home: Home, ru
     """At 100 % nothing more is sent, nothing is lost, and the alert says what to do."""
     home.folder.mkdir(parents=True)
     settings = '[engine]\nname = "simulator"\n[tenants.acme]\nbudget_usd = {}\n'
-    home.tenants_file.write_text(settings.format("0.002"))
+    home.tenants_file.write_text(settings.format("0.001"))
     deliver(home, reviews(0, 150))
     first = run_day()
     assert first["deferred"] > 0
