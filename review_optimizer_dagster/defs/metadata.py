@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import dagster as dg
+import polars as pl
 
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
@@ -40,6 +41,15 @@ def _column_type(value: object) -> str:
 def usd(nanos: int) -> float:
     """Nano-dollars as dollars, for a plot; the exact figures are in the tables."""
     return nanos / 1e9
+
+
+def dollars(rows: pl.DataFrame, *more: str) -> list[dict[str, Any]]:
+    """Rows for a table, columns of nano-dollars (and `more` of them) as dollars."""
+    names = {name: name.replace("_nanos", "") for name in rows.columns if name.endswith("_nanos")}
+    names |= {name: name for name in more}
+    in_dollars = [(pl.col(name) / 1e9).alias(f"{stem}_usd") for name, stem in names.items()]
+    others = [name for name in rows.columns if name not in names]
+    return rows.select(*others, *in_dollars).rows(named=True)
 
 
 def share(part: int, whole: int) -> float:

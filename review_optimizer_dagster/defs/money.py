@@ -18,7 +18,7 @@ from review_optimizer_dagster.core.costs import (
     rollup,
 )
 from review_optimizer_dagster.defs.alerting import budget_alerts_due, note_alerts
-from review_optimizer_dagster.defs.metadata import share, table, usd
+from review_optimizer_dagster.defs.metadata import dollars, share, table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.publishing import publish_blocked
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, step, utc_now
@@ -259,8 +259,8 @@ def cost_rollups(
             if sums["no_cache_nanos"]
             else 0.0,
             "month_expected_usd": usd(int(forecasts["expected"].sum())),
-            "by_tenant": table(rollups.rows(named=True)),
-            "forecasts": table(forecasts.rows(named=True)),
+            "by_tenant": table(dollars(rollups)),
+            "forecasts": table(dollars(forecasts, "spent", "expected", "lower", "upper")),
             "where_it_went": table(parts.rows(named=True)),
             "by_hour": table(hours.rows(named=True)),
         }
