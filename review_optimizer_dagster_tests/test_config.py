@@ -9,6 +9,7 @@ import pytest
 
 from review_optimizer_dagster.config import (
     INPUT_FIELDS,
+    EngineSettings,
     Home,
     Settings,
     TenantSettings,
@@ -207,3 +208,22 @@ def test_a_setup_that_cannot_pass_its_own_gate_is_refused(home: Home) -> None:
     write(home, "[tenants.acme]\nmax_error = 0.04\n")
     with pytest.raises(ConfigError, match="lower max_error"):
         _ = home.settings
+
+
+@pytest.mark.parametrize(
+    ("wanted", "model", "sent"),
+    [
+        ("auto", "gpt-6-luna", "none"),
+        ("auto", "gpt-6-luna-2026-08-01", "none"),
+        ("auto", "gpt-5-nano", "minimal"),
+        ("auto", "gpt-4o-mini", None),  # it knows no such parameter, and would refuse the request
+        ("auto", "my-own-model", None),
+        ("default", "gpt-6-luna", None),
+        ("high", "my-own-model", "high"),
+    ],
+)
+def test_the_least_reasoning_that_a_model_takes_is_asked_for(
+    wanted: str, model: str, sent: str | None
+) -> None:
+    """Labels need no reasoning, and it is billed as output."""
+    assert EngineSettings.model_validate({"reasoning_effort": wanted}).effort(model) == sent

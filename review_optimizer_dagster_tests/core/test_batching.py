@@ -18,6 +18,7 @@ from review_optimizer_dagster.core.batching import (
     plan_batches,
 )
 from review_optimizer_dagster.exchange.prompt import (
+    THINKING_TOKENS,
     Asking,
     Json,
     most_input_tokens,
@@ -305,3 +306,14 @@ def test_a_models_own_limit_holds_in_its_tier() -> None:
     )
     assert most["small"] == 7
     assert 10 <= most["large"] <= 40
+
+
+def test_a_model_that_need_not_reason_is_told_so_and_given_no_room_for_it() -> None:
+    """Reasoning is billed as output; room for it would be reserved in the budget."""
+    batch = batches(misses(3))
+    plain, told = LABELS.body(batch, "m", False), LABELS.body(batch, "m", False, "none")
+    assert "reasoning_effort" not in plain
+    assert told["reasoning_effort"] == "none"
+    assert plain["max_completion_tokens"] - told["max_completion_tokens"] == THINKING_TOKENS
+    low = LABELS.body(batch, "m", False, "low")
+    assert low["max_completion_tokens"] == plain["max_completion_tokens"]

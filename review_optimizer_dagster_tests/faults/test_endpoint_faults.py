@@ -31,6 +31,7 @@ from review_optimizer_dagster_tests.scripted_endpoint import (
     Answer,
     Asked,
     Bench,
+    FakeTime,
     Script,
     ScriptedEndpoint,
     batches,
@@ -268,7 +269,8 @@ def test_a_request_that_the_endpoint_never_accepts_ends_the_run(tmp_path: Path) 
     with bench(tmp_path, otherwise=error(400, "unsupported_parameter")) as made:
         with pytest.raises(UserError, match="refuses every request"):
             made.ask(batches(misses(120), ONE_BATCH))
-        assert len(made.asked) <= 8
+        # Eight in flight, and one more for each refusal before the one that tells.
+        assert len(made.asked) <= 8 + run.UNEXPLAINED_REFUSALS - 1
 
 
 def test_a_timeout_may_have_been_paid_for(tmp_path: Path) -> None:
@@ -405,6 +407,44 @@ def test_a_budget_is_used_to_its_end_and_not_over(tmp_path: Path) -> None:
         assert made.spend().spent <= 2_000_000
         assert made.spend().reserved == 0
         assert min(len(asked.ids) for asked in made.asked) < 12
+
+
+class _OthersSettle(FakeTime):
+    """After some waiting, another process's request costs almost nothing after all."""
+
+    def __init__(self, made: Bench) -> None:
+        super().__init__()
+        self._made, self._left = made, 3
+
+    async def _sleep(self, seconds: float) -> None:
+        await super()._sleep(seconds)
+        self._left -= 1
+        if self._left == 0:
+            self._made.budget("acme").settle("theirs", 1, NOON)
+
+
+def test_money_that_another_process_holds_is_waited_for(tmp_path: Path) -> None:
+    """Eight requests elsewhere hold ten times what they cost: giving up would waste the budget."""
+    with bench(tmp_path, budget_nanos=10_000_000) as made:
+        made.time = _OthersSettle(made)
+        assert made.budget("acme").reserve("theirs", 9_990_000, NOON)
+        ran = made.ask(batches(misses(12), ONE_BATCH))
+        assert ran.unsent.is_empty()
+        assert made.time.slept
+
+
+def test_money_that_never_comes_free_is_not_waited_for_long(tmp_path: Path) -> None:
+    """Another process may have been killed, and its reservation stands for two days."""
+    with bench(tmp_path, budget_nanos=10_000_000) as made:
+        assert made.budget("acme").reserve("theirs", 9_990_000, NOON)
+        ran = made.ask(batches(misses(12), ONE_BATCH))
+        assert ran.unsent["status"].to_list() == ["deferred"] * 12
+        assert 55 <= sum(made.time.slept) <= 65
+        # What is held for unknown outcomes of long ago is not waited for at all.
+        made.time.slept.clear()
+        made.time.seconds = 600.0
+        made.ask(batches(misses(12), ONE_BATCH))
+        assert made.time.slept == []
 
 
 def test_a_run_after_the_answers_came_sends_nothing(tmp_path: Path) -> None:
