@@ -52,26 +52,20 @@ def book_entries(
         ]
     )
     ledger.append(connection, day, entries)
-    count_corrections(home_folder, entries)
+    count_corrections(home_folder, connection, day)
     return entries
 
 
-def count_corrections(home_folder: HomeFolder, entries: pl.DataFrame) -> None:
-    """Let the budgets know of entries whose money never was reserved: each once."""
-    late = entries.filter(
-        (pl.col("kind") == "correction") | pl.col("kind").is_in(["refund", "adjustment"]),
-        pl.col("cost_nanos") != 0,
-    )
-    if late.is_empty():
-        return
-    columns = ("tenant", "simulated", "entry_id", "cost_nanos", "incurred_at")
+def count_corrections(home_folder: HomeFolder, connection: Connection, day: date) -> None:
+    """Let the budgets know of the day's entries whose money never was reserved: each once."""
+    totals = ledger.correction_totals(connection, day)
     with home_folder.state() as state:
-        for tenant, simulated, *correction in late.select(columns).iter_rows():
+        for tenant, simulated, incurred_at, nanos in totals.iter_rows():
             try:
                 counter = budget(home_folder.home, state, tenant, simulated)
             except UserError:
                 continue  # a tenant that is gone has no budget; the ledger has its costs
-            counter.correct(*correction)
+            counter.correct(day.isoformat(), nanos, incurred_at)
 
 
 def book_sums(
@@ -185,7 +179,7 @@ def book_by_hand(
             f"{known / 1e9:+.9f} dollars: give the correction a reference of its own"
         )
     new = 0 if known is not None else ledger.append(connection, day, entries)
-    count_corrections(home_folder, entries)
+    count_corrections(home_folder, connection, day)
     book_sums(log, home_folder, connection, day)
     home = home_folder.home
     write_files(connection, home.published, day, home.settings.service.analytics_days)

@@ -176,18 +176,21 @@ class Budget:
 
         self._change(change, sent_at)
 
-    def correct(self, entry_id: str, nanos: int, incurred_at: datetime) -> None:
-        """Count what a correction of the ledger added to a period's spend, or took from it, once.
+    def correct(self, source: str, nanos: int, incurred_at: datetime) -> None:
+        """Count what corrections of the ledger come to, beyond what was counted of them before.
 
-        nanos: negative where money came back.
+        source: whose corrections they are all of; nanos: their sum for the day of `incurred_at`,
+        negative where money came back. The same sum again changes nothing.
         """
+        day = incurred_at.date().isoformat()
+        key = f"{source}|{day}"
 
         def change(value: JSON | None) -> JSON:
             counters = _Counters(value)
-            if entry_id not in counters.corrected:
-                day = incurred_at.date().isoformat()
-                counters.corrected.append(entry_id)
-                counters.spent[day] = counters.spent.get(day, 0) + nanos
+            more = nanos - counters.corrected.get(key, 0)
+            if more:
+                counters.corrected[key] = nanos
+                counters.spent[day] = counters.spent.get(day, 0) + more
             return counters.value
 
         self._change(change, incurred_at)
@@ -235,7 +238,8 @@ class _Counters:
         """By request: nano-dollars, UTC day of sending, until when they are held."""
         self.refused: dict[str, int] = dict(stored.get("refused", {}))
         """By period: the last version of the budget that refused a request."""
-        self.corrected: list[str] = list(stored.get("corrected", []))
+        self.corrected: dict[str, int] = dict(stored.get("corrected", {}))
+        """By source and day: what was counted of its corrections."""
 
     @property
     def value(self) -> JSON:

@@ -84,6 +84,23 @@ def earlier_medians(connection: Connection, day: date) -> pl.DataFrame:
     )
 
 
+def correction_totals(connection: Connection, day: date) -> pl.DataFrame:
+    """What the day's corrections, refunds and adjustments come to, a tenant and day they count for.
+
+    Columns: tenant, simulated, incurred_at (the first of that day), cost_nanos.
+    """
+    return connection.frame(
+        """
+        SELECT tenant, simulated, min(incurred_at) AS incurred_at,
+            sum(cost_nanos)::BIGINT AS cost_nanos
+        FROM ledger_entries
+        WHERE day = ? AND kind IN ('correction', 'refund', 'adjustment')
+        GROUP BY tenant, simulated, incurred_at::DATE ORDER BY ALL
+        """,
+        [day],
+    )
+
+
 def totals(connection: Connection, day: date) -> pl.DataFrame:
     """The day's ledger by tenant and kind: entries, cost_nanos, avoided_nanos."""
     return connection.frame(

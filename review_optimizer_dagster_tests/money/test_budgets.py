@@ -137,14 +137,15 @@ def test_a_refusal_is_of_a_period_and_version() -> None:
     assert not more.state(NOON).refused
 
 
-def test_a_correction_counts_once() -> None:
+def test_corrections_count_once_and_in_full() -> None:
     """Money that comes back may be spent again; a second run of the day must not give it twice."""
     budget = _budget()
     budget.reserve("a", 100, NOON)
     budget.settle("a", 100, NOON)
-    for _ in range(2):
-        budget.correct("refund", -40, NOON)
-    assert budget.state(NOON).spent == 60
+    for so_far in (-40, -40, -55):
+        budget.correct("2026-11-20", so_far, NOON)
+    budget.correct("2026-11-21", -5, NOON)
+    assert budget.state(NOON).spent == 40
 
 
 def test_every_change_is_told() -> None:
