@@ -114,3 +114,20 @@ def runner(home: Home, instance: DagsterInstance) -> Runner:
 def run_day(home: Home, shared_instance: DagsterInstance) -> Runner:
     """Run the daily job of the test's own home."""
     return runner(home, shared_instance)
+
+
+_SLOW = {"benchmarks", "defs", "faults", "properties"}  # folders
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put slow tests first, a module whole, in each of the halves that two workers begin with.
+
+    What is left over at the end, for whoever is free, is short then.
+    """
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    slow = [path for path in modules if path.parent.name in _SLOW]
+    quick = [path for path in modules if path.parent.name not in _SLOW]
+    halves = (slow[::2] + quick[::2], slow[1::2] + quick[1::2])
+    items[:] = [item for half in halves for path in half for item in modules[path]]

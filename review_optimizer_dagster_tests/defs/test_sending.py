@@ -126,7 +126,7 @@ def test_a_ladder_is_reported_step_by_step(home: Home, run_day: Run) -> None:
     total = sum(float(tier["cost_usd"]) for tier in tiers.values())
     assert total == pytest.approx(float(summary["cost_usd"]))
     models = query(home, "SELECT DISTINCT split_part(identity, '|', 4) FROM review_results").rows()
-    assert "gpt-6-luna<=1+gpt-5.4-mini@" in str(models)
+    assert "gpt-6-luna:none<=1+gpt-5.4-mini:none@" in str(models)
 
 
 def test_the_measured_cap_of_a_model_holds(home: Home, run_day: Run) -> None:
