@@ -7,7 +7,8 @@ import calendar
 import getpass
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from datetime import UTC, date, datetime
 from decimal import Decimal, InvalidOperation
 from pathlib import Path
@@ -131,7 +132,7 @@ def statement(home: Home, options: argparse.Namespace) -> int:
         if path is not None and not path.absolute().parent.is_dir():
             raise UserError(f"{path}: its folder does not exist")
     tenant, at = options.tenant, options.as_of or datetime.now(UTC)
-    with _warehouse(home).open(read_only=True) as connection:
+    with _warehouse(home).open(read_only=True) as connection, _of_this_version(home):
         month = options.month or stored.last_month(connection, tenant)
         if month is None:
             known = ", ".join(stored.billed_tenants(connection)) or "none"
@@ -149,6 +150,19 @@ def statement(home: Home, options: argparse.Namespace) -> int:
     if options.json is not None:
         options.json.write_text(json.dumps(told, indent=2, default=str) + "\n", encoding="utf-8")
     return 0 if told["reconciles"] else 1
+
+
+@contextmanager
+def _of_this_version(home: Home) -> Iterator[None]:
+    """Say what to do where a warehouse that is only read lacks a column of today's."""
+    import duckdb
+
+    try:
+        yield
+    except (duckdb.BinderException, duckdb.CatalogException) as error:
+        raise UserError(
+            f"{home.warehouse} was written by an earlier version: run `review-optimizer run` once"
+        ) from error
 
 
 def _warehouse(home: Home) -> Warehouse:

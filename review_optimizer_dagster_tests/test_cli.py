@@ -425,3 +425,15 @@ def test_the_key_is_written_nowhere(
     assert MARKER not in "\n".join(read)
     assert MARKER.encode() not in _all_bytes(home.folder)
     assert query(home, "SELECT DISTINCT engine FROM llm_requests").rows() == [("openai",)]
+
+
+def test_a_warehouse_of_an_earlier_version_says_what_to_do(
+    home: Home, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A statement only reads, so it cannot add the columns that are new."""
+    home.claim()
+    with duckdb.connect(str(home.warehouse)) as old:
+        old.execute("CREATE TABLE ledger_entries (day DATE, tenant VARCHAR, cost_nanos BIGINT)")
+        old.execute("INSERT INTO ledger_entries VALUES ('2026-03-04', 'acme', 1)")
+    message = _refused(capfd, "statement", "--tenant", "acme")
+    assert "review-optimizer run" in message
