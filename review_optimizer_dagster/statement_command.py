@@ -14,12 +14,12 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import polars as pl
-
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.money.amounts import usd
 
 if TYPE_CHECKING:
+    import polars as pl
     from rich.console import Console
 
     from review_optimizer_dagster.storage.warehouse import Warehouse
@@ -133,7 +133,7 @@ def statement(home: Home, options: argparse.Namespace) -> int:
             raise UserError(f"{path}: its folder does not exist")
     tenant, at = options.tenant, options.as_of or datetime.now(UTC)
     with _warehouse(home).open(read_only=True) as connection, _of_this_version(home):
-        month = options.month or stored.last_month(connection, tenant)
+        month = options.month or stored.last_day(connection, tenant)
         if month is None:
             known = ", ".join(stored.billed_tenants(connection)) or "none"
             raise UserError(f"{tenant!r} has no entry in the ledger; tenants that have: {known}")
@@ -171,13 +171,10 @@ def _warehouse(home: Home) -> Warehouse:
     return Warehouse(database=str(home.warehouse))
 
 
-def usd(nanos: int) -> str:
-    """Nano-dollars as an exact decimal string of dollars."""
-    return f"{Decimal(nanos).scaleb(-9):.9f}"
-
-
 def with_dollars(rows: pl.DataFrame) -> pl.DataFrame:
     """Each column of nano-dollars followed by one of exact dollars, as text."""
+    import polars as pl  # start-up that other commands do not pay
+
     columns: list[pl.Expr | pl.Series] = []
     for name in rows.columns:
         columns.append(pl.col(name))
@@ -228,6 +225,8 @@ def _agrees(check: Mapping[str, int]) -> bool:
 
 
 def _summed(lines: pl.DataFrame, name: str) -> list[dict[str, Any]]:
+    import polars as pl
+
     sums = (
         lines.group_by(name)
         .agg(pl.col("entries", "cost_nanos", "avoided_nanos").sum())

@@ -243,7 +243,7 @@ class Bench:
         self.asked: list[Asked] = []
 
     def budget(self, tenant: str) -> Budget:
-        version = budget_version(self.state, tenant, self.budget_nanos, "month")
+        version = budget_version(self.state, tenant, self.budget_nanos, "month", NOON)
         return Budget(self.state, tenant, version)
 
     def spend(self, tenant: str = "acme") -> Spend:

@@ -8,7 +8,7 @@ last month's spend under this month's smaller budget would raise alerts that wer
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 from review_optimizer_dagster.alerts.rules import (
@@ -18,37 +18,14 @@ from review_optimizer_dagster.alerts.rules import (
     kind_of_period,
     reached,
 )
-from review_optimizer_dagster.money.budgets import JSON, Budget, Spend, State, Version, period_key
-
-_LIVES = "budget_lives:"
-
-
-@dataclass(frozen=True)
-class Life:
-    """A version of a budget, and since when it is known to be in force."""
-
-    version: Version
-    began: datetime
-
-
-def note_version(state: State, tenant: str, version: Version, now: datetime) -> list[Life]:
-    """Note that a version is in force, if nobody did; returns every one, in their order."""
-    key = _LIVES + tenant
-    held = state.get(key) or {}
-    if str(version.number) not in held:
-        mark = {"amount": version.amount, "period": version.period, "began": now.isoformat()}
-        held = state.update(key, lambda old: {str(version.number): mark} | (old or {}))
-    return _lives(held)
-
-
-def _lives(held: JSON) -> list[Life]:
-    """In the order of the versions; none began after a later one, though it was seen after it."""
-    lives: list[Life] = []
-    for number, mark in sorted(held.items(), key=lambda item: -int(item[0])):
-        began = datetime.fromisoformat(mark["began"])
-        version = Version(int(number), mark["amount"], mark["period"])
-        lives.insert(0, Life(version, min(began, lives[0].began) if lives else began))
-    return lives
+from review_optimizer_dagster.money.budgets import (
+    Budget,
+    Spend,
+    State,
+    Version,
+    budget_versions,
+    period_key,
+)
 
 
 def period_end(period: str) -> datetime:
@@ -59,19 +36,21 @@ def period_end(period: str) -> datetime:
     return datetime(year + month // 12, month % 12 + 1, 1, tzinfo=UTC)
 
 
-def in_force_at_end(lives: Sequence[Life], period: str) -> Version | None:
+def in_force_at_end(versions: Sequence[Version], period: str) -> Version | None:
     """The version that a period which has ended was under last; None where none can be said.
 
     The first version that is known counts as having been there for ever. Where the kind of period
     has changed since, a version's own period must have ended before the next one began.
     """
     end = period_end(period)
-    before = [lives[0], *(life for life in lives[1:] if life.began < end)]
+    before = [each for each in versions if each.number == 1 or each.began < end]
+    if not before:
+        return None
     last = before[-1]
-    own_period = period_key(last.version.period, end - timedelta(microseconds=1))
-    later = lives[len(before)].began if len(before) < len(lives) else None
+    own_period = period_key(last.period, end - timedelta(microseconds=1))
+    later = versions[len(before)].began if len(before) < len(versions) else None
     is_whole = later is None or period_end(own_period) <= later
-    return last.version if is_whole else None
+    return last if is_whole else None
 
 
 def spends(
@@ -83,10 +62,9 @@ def spends(
 ) -> list[Spend]:
     """Where a tenant's budget stands in this period, and in the one before, which may be late."""
     found = [budget_of(version).state(now)]
-    lives = note_version(state, tenant, version, now)
     moment = _before(found[0].period)
     ended = period_key(version.period, moment)
-    if (earlier := in_force_at_end(lives, ended)) is not None:
+    if (earlier := in_force_at_end(budget_versions(state, tenant), ended)) is not None:
         found.append(budget_of(earlier).state(moment))
     return found
 
@@ -131,12 +109,10 @@ class Watch:
 
 def measured(state: State, spend: Spend, now: datetime) -> Spend | None:
     """A spend under the budget of its own period; None where that cannot be said from here."""
-    version = Version(spend.version, spend.amount, kind_of_period(spend.period))
-    lives = note_version(state, spend.tenant, version, now)
     if is_current(spend, now):
         return spend
-    own = in_force_at_end(lives, spend.period)
-    if own is None or own.period != version.period:
+    own = in_force_at_end(budget_versions(state, spend.tenant), spend.period)
+    if own is None or own.period != kind_of_period(spend.period):
         return None  # the sensor reads that period's counters itself
     if own.number == spend.version:
         return spend

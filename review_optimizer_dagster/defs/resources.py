@@ -117,7 +117,9 @@ def budget(
     watch: told where the budget stands after every change.
     """
     settings = home.tenant(tenant)
-    version = budget_version(state, tenant, settings.budget_nanos, settings.budget_period)
+    version = budget_version(
+        state, tenant, settings.budget_nanos, settings.budget_period, utc_now()
+    )
     hold = timedelta(hours=settings.hold_hours)
     return Budget(state, tenant, version, simulated=simulated, hold=hold, watch=watch)
 

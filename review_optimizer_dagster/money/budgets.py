@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, TypeAlias
 JSON: TypeAlias = Any  # what json.dumps takes
 Period: TypeAlias = Literal["day", "month"]
 
+LONG_AGO = datetime(1970, 1, 1, tzinfo=UTC)
 HOLD = timedelta(hours=48)  # a job of the Batch API is answered within 24
 PENDING = timedelta(minutes=2)  # as long as a large request may take
 _SPEND, _VERSIONS, _DEFERRED = "spend:", "budget_versions:", "deferred:"
@@ -77,24 +78,42 @@ class Version:
     number: int
     amount: int
     period: Period
+    began: datetime = LONG_AGO
+    """When it was first seen to be in force."""
 
 
-def budget_version(state: State, tenant: str, amount: int, period: Period) -> Version:
+def budget_version(
+    state: State, tenant: str, amount: int, period: Period, now: datetime
+) -> Version:
     """The version that this amount (nano-dollars) and period are, a new one where they changed.
 
     Back to an amount of before is a new version too: its thresholds are new ones.
     """
-    key = _VERSIONS + tenant
     asked = {"amount": amount, "period": period}
 
-    def current(value: JSON | None) -> int:
-        """The number of the asked version; 0 where it is not the last one."""
-        return len(value) if value and value[-1] == asked else 0
+    def is_last(value: JSON | None) -> bool:
+        return value is not None and bool(value[-1] | asked == value[-1])
 
-    number = current(state.get(key))
-    if not number:
-        number = len(state.update(key, lambda old: old if current(old) else [*(old or []), asked]))
-    return Version(number, amount, period)
+    def change(value: JSON | None) -> JSON:
+        new = asked | {"began": now.isoformat()}
+        return value if is_last(value) else [*(value or []), new]
+
+    held = state.get(_VERSIONS + tenant)
+    if not is_last(held):
+        held = state.update(_VERSIONS + tenant, change)
+    return _versions(held)[-1]
+
+
+def budget_versions(state: State, tenant: str) -> list[Version]:
+    """Every version of a tenant's budget, in their order."""
+    return _versions(state.get(_VERSIONS + tenant) or [])
+
+
+def _versions(held: JSON) -> list[Version]:
+    return [
+        Version(number, each["amount"], each["period"], datetime.fromisoformat(each["began"]))
+        for number, each in enumerate(held, 1)
+    ]
 
 
 class Budget:

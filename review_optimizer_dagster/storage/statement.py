@@ -10,7 +10,7 @@ import polars as pl
 from review_optimizer_dagster.core.costs import BASELINE_NANOS_PER_REVIEW
 from review_optimizer_dagster.storage.warehouse import Connection
 
-# A repeat or a hit that was taken back again counts for nothing.
+# Corrections are entries too, and count as what they correct.
 _LINES = """
 SELECT day, taxonomy, category, coalesce(purpose, kind) AS purpose, level, model, tier,
     service_tier, simulated, count(*) AS entries,
@@ -93,7 +93,7 @@ def read_entries(
     return connection.frame(_ENTRIES, {"first": first, "last": last, "tenant": tenant, "at": at})
 
 
-def last_month(connection: Connection, tenant: str) -> date | None:
+def last_day(connection: Connection, tenant: str) -> date | None:
     """The last day of delivery that the tenant has entries of; None where it has none."""
     rows = connection.rows("SELECT max(day) FROM ledger_entries WHERE tenant = ?", [tenant])
     day = rows[0][0]

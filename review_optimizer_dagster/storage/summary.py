@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from datetime import date, datetime
-from decimal import Decimal
 from typing import Any, cast
 
 from review_optimizer_dagster.core.quality import overall, percentiles
+from review_optimizer_dagster.money.amounts import usd
 from review_optimizer_dagster.storage.rechecks import audit_counts
 from review_optimizer_dagster.storage.warehouse import Connection
 
 HIT_LEVELS = ("l1", "l2", "l3_exact", "l3_near", "l3_pattern")
-
-
-def usd(nanos: int) -> str:
-    """Nano-dollars as an exact decimal string of dollars."""
-    return f"{Decimal(nanos).scaleb(-9):.9f}"
 
 
 def partition_figures(connection: Connection, day: date, since: datetime) -> dict[str, Any]:

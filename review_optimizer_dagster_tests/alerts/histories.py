@@ -202,7 +202,7 @@ class History:
     def _version(self, tenant: str) -> Version:
         amount = self._versions[tenant][-1][1]
         period: Period = "month"
-        return budget_version(self._state, tenant, amount, period)
+        return budget_version(self._state, tenant, amount, period, self.now)
 
     def _note(self, tenant: str) -> None:
         """The version that the month's last look or settlement found in force."""

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
-
 import pytest
 
-from review_optimizer_dagster.alerts.budgets import note_version
 from review_optimizer_dagster.alerts.store import raised
 from review_optimizer_dagster_tests.alerts.histories import (
-    START,
     History,
     keys_of,
     recoveries_of,
@@ -36,13 +32,3 @@ def test_each_threshold_and_each_recovery_is_raised_exactly_once(part: int) -> N
         recoveries += len(found)
     assert thresholds > HISTORIES // 4  # the histories are about something
     assert recoveries > HISTORIES // 20
-
-
-def test_a_version_is_noted_when_it_is_first_seen() -> None:
-    """What was in force in a month is told by it; a later look must not move it."""
-    state = MemoryState()
-    history = History(0, state)
-    tenant = history.tenants[0]
-    version = history._version(tenant)
-    first = note_version(state, tenant, version, START)
-    assert note_version(state, tenant, version, START + timedelta(days=40)) == first

@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from review_optimizer_dagster.alerts.budgets import Watch, measured, note_version
+from review_optimizer_dagster.alerts.budgets import Watch, measured
 from review_optimizer_dagster.alerts.rules import (
     Alert,
     News,
@@ -21,7 +21,7 @@ from review_optimizer_dagster.alerts.rules import (
     gate_recovery,
 )
 from review_optimizer_dagster.alerts.store import KEY_PREFIX, raise_news, raise_once, raised
-from review_optimizer_dagster.money.budgets import JSON, Spend, Version
+from review_optimizer_dagster.money.budgets import JSON, Spend, budget_version
 from review_optimizer_dagster_tests.memory_state import MemoryState
 
 DEFAULT = (50, 75, 90)
@@ -219,7 +219,7 @@ def test_a_gate_that_fails_again_after_a_recovery_is_told_again() -> None:
 def test_last_months_late_spend_is_measured_by_last_months_budget() -> None:
     """Under this month's smaller budget it would raise what was never true."""
     state, december = MemoryState(), datetime(2026, 12, 2, tzinfo=UTC)
-    note_version(state, "acme", Version(1, 100, "month"), NOW)
+    budget_version(state, "acme", 100, "month", NOW)
     late = measured(state, _spend(60, 10, version=2), december)
     assert late is not None
     assert (late.version, late.amount) == (1, 100)

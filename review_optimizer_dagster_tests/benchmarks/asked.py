@@ -331,7 +331,7 @@ class Asker:
 
     def budget(self, tenant: str = TENANT) -> Budget:
         """A tenant's budget."""
-        version = budget_version(self._state, tenant, self._budget_nanos, "month")
+        version = budget_version(self._state, tenant, self._budget_nanos, "month", NOON)
         return Budget(self._state, tenant, version)
 
     def planned(

@@ -1,7 +1,8 @@
 """Can a budget be overspent by processes that spend it at the same time, and what of it is unused?
 
 python -m review_optimizer_dagster_tests.benchmarks.budgets [--reviews FILE] [--trials 1000]
-    [--processes 4] [--in-flight 8] [--texts 48] [--batch 6] [--seed 0] [--json OUT]
+    [--processes 4] [--in-flight 8] [--texts 16] [--batch 2] [--seed 0] [--add FILE ...]
+    [--json OUT]
 
 Each trial gives several processes texts of their own, one tenant, and one budget between them that
 is smaller than what all texts cost; a third of the trials meet faults too. What was billed is the
@@ -96,8 +97,16 @@ def read_options(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--trials", type=int, default=1_000)
     parser.add_argument("--processes", type=int, default=4)
     parser.add_argument("--in-flight", type=int, default=8, help="batches, a process")
-    parser.add_argument("--texts", type=int, default=48, help="a process")
-    parser.add_argument("--batch", type=int, default=6, help="texts a batch")
+    parser.add_argument("--texts", type=int, default=16, help="a process")
+    parser.add_argument("--batch", type=int, default=2, help="texts a batch")
+    parser.add_argument(
+        "--add",
+        type=Path,
+        nargs="*",
+        default=[],
+        metavar="FILE",
+        help="count the trials of these earlier runs (--json) too; --trials 0 makes no new ones",
+    )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
     return parser.parse_args(arguments)
@@ -182,30 +191,38 @@ class Crew:
 
 
 def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """All trials, and what they come to."""
-    draw = random.Random(options.seed)  # noqa: S311 (no secret)
+    """All trials, those of earlier runs included, and what they come to."""
     began = time.perf_counter()
-    with Crew(options) as crew:
-        whole = crew.trial(10**15, {}, options.seed).billed
-        trials = []
-        for number in range(options.trials):
-            budget = int(whole * draw.uniform(SMALLEST, LARGEST))
-            faults = FAULTS if number % 3 == 2 else {}
-            trials.append(crew.trial(budget, faults, options.seed + number))
+    earlier = [json.loads(path.read_text(encoding="utf-8")) for path in options.add]
+    trials = [Trial(**trial) for run in earlier for trial in run["each"]]
+    if options.trials:
+        trials += run_trials(options)
     return {
         "trials": len(trials),
         "processes": options.processes,
         "in_flight": options.in_flight,
         "texts": options.texts * options.processes,
         "model": MODEL,
-        "whole_nanos": whole,
-        "seconds": time.perf_counter() - began,
+        "seconds": time.perf_counter() - began + sum(run["seconds"] for run in earlier),
         "groups": {
             "no faults": _figures([trial for trial in trials if not trial.has_faults]),
             "faults": _figures([trial for trial in trials if trial.has_faults]),
         },
         "each": [asdict(trial) for trial in trials],
     }
+
+
+def run_trials(options: argparse.Namespace) -> list[Trial]:
+    """So many trials, each with a budget of its own."""
+    draw = random.Random(options.seed)  # noqa: S311 (no secret)
+    trials = []
+    with Crew(options) as crew:
+        whole = crew.trial(10**15, {}, options.seed).billed
+        for number in range(options.trials):
+            budget = int(whole * draw.uniform(SMALLEST, LARGEST))
+            faults = FAULTS if number % 3 == 2 else {}
+            trials.append(crew.trial(budget, faults, options.seed + number))
+    return trials
 
 
 def _figures(trials: list[Trial]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from review_optimizer_dagster.money.budgets import (
     Spend,
     State,
     budget_version,
+    budget_versions,
     deferrals,
     note_deferral,
     period_key,
@@ -27,7 +28,7 @@ NOON = datetime(2026, 11, 22, 12, tzinfo=UTC)
 def _budget(state: State | None = None, tenant: str = "acme", **options: Any) -> Budget:
     """A hundred nano-dollars a month."""
     state = state or MemoryState()
-    return Budget(state, tenant, budget_version(state, tenant, 100, "month"), **options)
+    return Budget(state, tenant, budget_version(state, tenant, 100, "month", NOON), **options)
 
 
 def test_a_budget_reserves_up_to_its_amount_and_frees_what_was_not_needed() -> None:
@@ -74,7 +75,7 @@ def test_tenants_and_periods_have_counters_of_their_own() -> None:
 def test_a_request_belongs_to_the_period_it_was_sent_in() -> None:
     """An answer that comes after midnight was paid for out of the day before."""
     state = MemoryState()
-    budget = Budget(state, "acme", budget_version(state, "acme", 100, "day"))
+    budget = Budget(state, "acme", budget_version(state, "acme", 100, "day", NOON))
     late, after = datetime(2026, 11, 30, 23, 59, tzinfo=UTC), datetime(2026, 12, 1, tzinfo=UTC)
     assert budget.reserve("a", 90, late)
     assert budget.reserve("b", 90, after)
@@ -90,7 +91,7 @@ def test_a_month_is_the_sum_of_its_days_whatever_the_budget_was_for() -> None:
     for number, day in enumerate((NOON, NOON - timedelta(days=1))):
         budget.reserve(str(number), 40, day)
         budget.settle(str(number), 40, day)
-    daily = Budget(state, "acme", budget_version(state, "acme", 50, "day"))
+    daily = Budget(state, "acme", budget_version(state, "acme", 50, "day", NOON))
     assert daily.state(NOON).spent == 40
     assert not daily.reserve("c", 11, NOON)
     assert budget.state(NOON).spent == 80
@@ -122,9 +123,19 @@ def test_each_change_of_a_budget_is_a_version() -> None:
     state = MemoryState()
     changes: list[tuple[int, Period]] = [(100, "month"), (100, "month"), (200, "month")]
     changes += [(200, "day"), (100, "month")]
-    numbers = [budget_version(state, "acme", *change).number for change in changes]
+    numbers = [budget_version(state, "acme", *change, NOON).number for change in changes]
     assert numbers == [1, 1, 2, 3, 4]
-    assert budget_version(state, "other", 100, "month").number == 1
+    assert budget_version(state, "other", 100, "month", NOON).number == 1
+
+
+def test_a_version_begins_when_it_is_first_seen() -> None:
+    """What was in force in a month is told by it; a later look must not move it."""
+    state, later = MemoryState(), NOON + timedelta(days=40)
+    first = budget_version(state, "acme", 100, "month", NOON)
+    assert budget_version(state, "acme", 100, "month", later) == first
+    second = budget_version(state, "acme", 200, "month", later)
+    assert (first.began, second.began) == (NOON, later)
+    assert budget_versions(state, "acme") == [first, second]
 
 
 def test_a_refusal_is_of_a_period_and_version() -> None:
@@ -133,7 +144,7 @@ def test_a_refusal_is_of_a_period_and_version() -> None:
     _budget(state).refuse(NOON)
     assert _budget(state).state(NOON).refused
     assert not _budget(state).state(NOON + timedelta(days=31)).refused
-    more = Budget(state, "acme", budget_version(state, "acme", 200, "month"))
+    more = Budget(state, "acme", budget_version(state, "acme", 200, "month", NOON))
     assert not more.state(NOON).refused
 
 
