@@ -89,7 +89,7 @@ def _list(home: Home, options: argparse.Namespace) -> int:
     if options.json is not None:
         text = json.dumps([as_row(kept) for kept in shown], indent=2)
         options.json.write_text(text + "\n", encoding="utf-8")
-    _print_table(shown)
+    _print_list(shown)
     if len(found) > len(shown):
         sys.stdout.write(f"and {len(found) - len(shown):,} older: --all shows them\n")
     return 0
@@ -135,17 +135,15 @@ def _iso(time: datetime | None) -> str | None:
     return None if time is None else time.isoformat()
 
 
-def _print_table(shown: Sequence[Kept]) -> None:
+def _print_list(shown: Sequence[Kept]) -> None:
+    """Two lines an alert: a table would squeeze its message in a narrow terminal, or a pipe."""
     from rich.console import Console
-    from rich.table import Table
     from rich.text import Text
 
     if not shown:
         sys.stdout.write("no alerts\n")
         return
-    table = Table()
-    for name in ("id", "raised (UTC)", "tenant", "what", "state", "message"):
-        table.add_column(name, no_wrap=name in ("id", "raised (UTC)"))
+    console = Console(highlight=False)
     styles = {"info": "green", "warning": "yellow", "critical": "red"}
     for kept in shown:
         alert = kept.alert
@@ -153,15 +151,11 @@ def _print_table(shown: Sequence[Kept]) -> None:
         if errors := [f"{n}: {d.error}" for n, d in kept.deliveries.items() if d.error]:
             state += f" ({'; '.join(errors)})"
         mark = " (simulated)" if alert.simulated else ""
-        table.add_row(
-            alert.alert_id[:8],
-            f"{alert.raised_at:%Y-%m-%d %H:%M}",
-            alert.tenant,
-            Text(f"{alert.event}{mark}", style=styles[alert.severity]),
-            Text(state),  # plain: no markup of what a message or a name holds
-            Text(alert.message),
-        )
-    Console().print(table)
+        head = Text(f"{alert.alert_id[:8]}  {alert.raised_at:%Y-%m-%d %H:%M}  {alert.tenant}  ")
+        head.append(f"{alert.event}{mark}", style=styles[alert.severity])
+        head.append(f"  {state}")
+        # Plain text: no markup of what a message or a name holds.
+        console.print(head, Text(f"    {alert.message}"), sep="\n", soft_wrap=True)
 
 
 def _acknowledge(home: Home, prefixes: Sequence[str], who: str) -> int:

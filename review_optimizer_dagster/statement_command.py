@@ -237,6 +237,18 @@ def _summed(lines: pl.DataFrame, name: str) -> list[dict[str, Any]]:
     return with_dollars(sums).drop("cost_nanos", "avoided_nanos").rows(named=True)
 
 
+def _bookings(changes: pl.DataFrame) -> list[dict[str, Any]]:
+    """What changed the cost, all entries of one booking together."""
+    import polars as pl
+
+    return (
+        changes.group_by("booked_at", "day", "kind", "note", maintain_order=True)
+        .agg(pl.col("cost_nanos").sum(), entries=pl.len())
+        .filter(pl.col("cost_nanos") != 0)
+        .rows(named=True)
+    )
+
+
 def show(console: Console, told: Mapping[str, Any], found: Mapping[str, pl.DataFrame]) -> None:
     """The statement as tables."""
     from rich.table import Table
@@ -260,13 +272,12 @@ def show(console: Console, told: Mapping[str, Any], found: Mapping[str, pl.DataF
         console.print(table)
         if Decimal(book["held_usd"]):
             console.print(f"held for requests of unknown outcome, not billed: ${book['held_usd']}")
-    for row in found["changes"].tail(20).rows(named=True):
-        if row["cost_nanos"]:
-            console.print(
-                f"{row['booked_at']:%Y-%m-%d %H:%M} {row['kind']} of ${usd(row['cost_nanos'])} "
-                f"to {row['day']}: {row['note']}",
-                markup=False,
-            )
+    for row in _bookings(found["changes"]):
+        console.print(
+            f"{row['booked_at']:%Y-%m-%d %H:%M} {row['kind']} of ${usd(row['cost_nanos'])} "
+            f"to {row['day']}, {row['entries']:,} entries: {row['note']}",
+            markup=False,
+        )
     if told["reconciles"]:
         console.print("ledger, requests and daily sums agree to the nano-dollar")
         return
