@@ -19,8 +19,8 @@ from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.statement_command import add_commands as add_money_commands
 from review_optimizer_dagster.statement_command import book, statement
 
-EXIT_CODES = """exit codes: 0 done; 1 the gate failed a tenant's day; 2 something you can mend (the
-message says what); 3 the run broke"""
+EXIT_CODES = """exit codes: 0 done; 1 the gate failed a tenant's day, or the books of a statement
+differ; 2 something you can mend (the message says what); 3 the run broke"""
 
 EXAMPLES = """examples:
   review-optimizer run                                   yesterday, from the inbox

@@ -383,8 +383,8 @@ def rollup(ledger: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
 
     ledger: LEDGER; results: RESULTS. hits + misses + deferred = reviews; misses are those that the
     model labelled or failed on. A rechecked hit is a hit; what its recheck cost is part of the
-    cost. The baseline is what the reviews that have labels would have cost
-    one request at a time: a review that nobody answered saved nothing.
+    cost. The baseline is what the reviews that have labels would have cost one request at a time:
+    a review that nobody answered saved nothing.
     """
     by = ["tenant", "taxonomy", "simulated"]
     deferred = pl.col("status") == "deferred"

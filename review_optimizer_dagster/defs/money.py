@@ -59,6 +59,8 @@ def book_entries(
 def count_corrections(home_folder: HomeFolder, connection: Connection, day: date) -> None:
     """Let the budgets know of the day's entries whose money never was reserved: each once."""
     totals = ledger.correction_totals(connection, day)
+    if totals.is_empty():
+        return
     with home_folder.state() as state:
         for tenant, simulated, incurred_at, nanos in totals.iter_rows():
             try:
