@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import MISSES, STANDARD_TIER, Tier, plan_batches
 from review_optimizer_dagster.core.classifier import (
     Classified,
@@ -28,6 +27,7 @@ from review_optimizer_dagster.exchange.prompt import Asking
 from review_optimizer_dagster.exchange.transport import Clock
 from review_optimizer_dagster.money.budgets import Budget, Spend, budget_version
 from review_optimizer_dagster.money.prices import load_prices
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.storage.journal import DayJournal, StateStore
 from review_optimizer_dagster.taxonomies import load_taxonomy
 

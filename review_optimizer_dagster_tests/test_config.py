@@ -7,14 +7,9 @@ import tomllib
 
 import pytest
 
-from review_optimizer_dagster.config import (
-    INPUT_FIELDS,
-    EngineSettings,
-    Home,
-    Settings,
-    TenantSettings,
-)
+from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.errors import ConfigError, UserError
+from review_optimizer_dagster.settings import INPUT_FIELDS, EngineSettings, Settings, TenantSettings
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster.template import commented_settings
 

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from review_optimizer_dagster.bounds import lower_bound
-from review_optimizer_dagster.config import RecheckSettings
 from review_optimizer_dagster.rechecks import (
     LEVEL_ERRORS,
     distrusted,
@@ -21,6 +20,7 @@ from review_optimizer_dagster.rechecks import (
     judged,
     level_errors,
 )
+from review_optimizer_dagster.settings import RecheckSettings
 
 DAY = date(2026, 3, 4)
 SETTINGS = RecheckSettings(share=0.02, new_share=0.05, most_unaudited=0.01)

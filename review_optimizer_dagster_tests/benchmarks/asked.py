@@ -19,7 +19,6 @@ from typing import Any, Final
 
 import polars as pl
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import MISSES, STANDARD_TIER, Tier, plan_batches
 from review_optimizer_dagster.core.classifier import (
     ANSWERS,
@@ -33,6 +32,7 @@ from review_optimizer_dagster.exchange.prompt import Asking, Form
 from review_optimizer_dagster.exchange.transport import Clock
 from review_optimizer_dagster.money.budgets import Budget, budget_version
 from review_optimizer_dagster.money.prices import load_prices
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.simulator.completions import Asked as AskedBy
 from review_optimizer_dagster.simulator.faults import Fault
 from review_optimizer_dagster.simulator.judge import Fields, Judge

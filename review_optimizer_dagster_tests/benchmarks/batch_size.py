@@ -33,12 +33,13 @@ from rich.console import Console
 from rich.table import Table
 
 from review_optimizer_dagster.batch_caps import BatchCap
-from review_optimizer_dagster.config import BatchSettings, Home
+from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.batching import STANDARD_TIER, Tier
 from review_optimizer_dagster.core.classifier import Endpoint
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.prompt import Form, reply_form
 from review_optimizer_dagster.money.prices import UnknownPrice, load_prices
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.simulator.judge import Fields, LexiconJudge
 from review_optimizer_dagster.simulator.protocol import Reply, Request
 from review_optimizer_dagster.simulator.server import Simulator

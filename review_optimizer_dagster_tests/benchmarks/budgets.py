@@ -28,10 +28,10 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import STANDARD_TIER, Tier
 from review_optimizer_dagster.exchange.transport import Clock
 from review_optimizer_dagster.money.budgets import Budget, Version
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.storage.journal import StateStore
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster_tests.benchmarks.asked import (

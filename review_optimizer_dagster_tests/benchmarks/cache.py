@@ -37,10 +37,10 @@ from rapidfuzz import fuzz, process
 from rich.console import Console
 from rich.table import Table
 
-from review_optimizer_dagster.config import CacheSettings, PatternSettings
 from review_optimizer_dagster.core import patterns
 from review_optimizer_dagster.core.cache import CONTENTS, ENTRIES, ReviewCache
 from review_optimizer_dagster.matching.index import NearIndex
+from review_optimizer_dagster.settings import CacheSettings, PatternSettings
 from review_optimizer_dagster.storage.partition import WarehouseArchive
 from review_optimizer_dagster.storage.warehouse import Warehouse
 from review_optimizer_dagster.taxonomies import Taxonomy

@@ -8,7 +8,7 @@ from typing import Any
 
 import polars as pl
 
-from review_optimizer_dagster.config import PatternSettings
+from review_optimizer_dagster.settings import PatternSettings
 from review_optimizer_dagster_tests.benchmarks import first_seen
 from review_optimizer_dagster_tests.benchmarks.labelled import (
     Share,

@@ -27,8 +27,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.exchange.prompt import Asking, Form, reply_form
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
 from review_optimizer_dagster_tests.benchmarks.asked import (
     KEY,

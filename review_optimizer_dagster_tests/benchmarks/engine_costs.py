@@ -15,7 +15,6 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import STANDARD_TIER, Tier, plan_batches
 from review_optimizer_dagster.core.costs import BASELINE_NANOS_PER_REVIEW
 from review_optimizer_dagster.exchange.prompt import Asking, Form, as_json
@@ -27,6 +26,7 @@ from review_optimizer_dagster.money.prices import (
     load_prices,
     request_cost,
 )
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.simulator.forms import Answer, read_form
 from review_optimizer_dagster.simulator.judge import LexiconJudge
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy

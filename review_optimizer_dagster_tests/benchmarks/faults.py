@@ -27,8 +27,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.exchange.prompt import Form
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.simulator.batches import FATES
 from review_optimizer_dagster.simulator.faults import FAULTS
 from review_optimizer_dagster.taxonomies import load_taxonomy

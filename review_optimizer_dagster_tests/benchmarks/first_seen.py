@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 import polars as pl
 
 from review_optimizer_dagster.bounds import Rule, passes
-from review_optimizer_dagster.config import PatternSettings
 from review_optimizer_dagster.core import patterns
 from review_optimizer_dagster.exchange.prompt import as_json
+from review_optimizer_dagster.settings import PatternSettings
 from review_optimizer_dagster_tests.benchmarks import naive
 from review_optimizer_dagster_tests.benchmarks.labelled import Share, benchmark_taxonomy
 

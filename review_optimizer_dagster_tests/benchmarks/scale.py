@@ -31,8 +31,8 @@ import polars as pl
 from rich.console import Console
 from rich.table import Table
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.exchange.prompt import Asking, reply_form
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.storage.warehouse import Connection
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster_tests.benchmarks.asked import (

@@ -12,6 +12,7 @@ from rich.console import Console
 from review_optimizer_dagster_tests.benchmarks import budgets, ledger
 
 
+@pytest.mark.campaign
 def test_a_ledger_is_measured_at_two_sizes_beside_the_naive_way() -> None:
     """A day's append must find what is new, and only that, whatever the size."""
     options = ledger.read_options(

@@ -12,9 +12,10 @@ import polars as pl
 import pytest
 
 from review_optimizer_dagster.bounds import Rule, error_bound
-from review_optimizer_dagster.config import Home, PatternSettings
+from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core import patterns
 from review_optimizer_dagster.learning.classifier import Judged, OutOfFold
+from review_optimizer_dagster.settings import PatternSettings
 from review_optimizer_dagster_tests.benchmarks import (
     daily_feed,
     documents,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from review_optimizer_dagster.config import PatternSettings
+from review_optimizer_dagster.settings import PatternSettings
 
 if TYPE_CHECKING:
     import numpy as np

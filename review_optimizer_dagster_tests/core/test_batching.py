@@ -8,7 +8,6 @@ from collections.abc import Sequence
 import polars as pl
 import pytest
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import (
     MISSES,
     PLAN,
@@ -24,6 +23,7 @@ from review_optimizer_dagster.exchange.prompt import (
     most_input_tokens,
     prompt_identity,
 )
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster.tokens import estimate_tokens
 from review_optimizer_dagster_tests.scripted_endpoint import (

@@ -9,7 +9,6 @@ import polars as pl
 import pytest
 from rapidfuzz import fuzz
 
-from review_optimizer_dagster.config import CacheSettings
 from review_optimizer_dagster.core.cache import (
     CONTENTS,
     ENTRIES,
@@ -22,6 +21,7 @@ from review_optimizer_dagster.core.cache import (
     levels,
     valid_since,
 )
+from review_optimizer_dagster.settings import CacheSettings
 
 ACME = Identity("acme", "reviews@1", "p1", "m1", "1", simulated=False).key
 ZEST = Identity("zest", "reviews@1", "p1", "m1", "1", simulated=False).key

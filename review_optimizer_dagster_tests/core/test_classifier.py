@@ -13,7 +13,6 @@ from typing import Any
 import polars as pl
 import pytest
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import STANDARD_TIER, Tier
 from review_optimizer_dagster.core.classifier import (
     ANSWERS,
@@ -26,6 +25,7 @@ from review_optimizer_dagster.core.classifier import (
 )
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.money.prices import ModelEnded, UnknownPrice, load_prices
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster_tests.scripted_endpoint import (
     DAY,

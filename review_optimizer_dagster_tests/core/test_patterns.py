@@ -13,7 +13,6 @@ import polars as pl
 import pytest
 
 from review_optimizer_dagster.bounds import Rule, upper_bound
-from review_optimizer_dagster.config import PatternSettings
 from review_optimizer_dagster.core.patterns import (
     ANSWERED,
     CERTIFICATES,
@@ -33,6 +32,7 @@ from review_optimizer_dagster.core.patterns import (
 )
 from review_optimizer_dagster.exchange.prompt import as_json
 from review_optimizer_dagster.learning.classifier import Judged, OutOfFold
+from review_optimizer_dagster.settings import PatternSettings
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy, load_taxonomy
 
 DAY = date(2026, 3, 1)

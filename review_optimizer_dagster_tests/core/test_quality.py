@@ -11,7 +11,6 @@ import polars as pl
 import pytest
 
 from review_optimizer_dagster.bounds import clopper_pearson
-from review_optimizer_dagster.config import ServiceSettings
 from review_optimizer_dagster.core.quality import (
     RESULTS,
     VERDICTS,
@@ -25,6 +24,7 @@ from review_optimizer_dagster.core.quality import (
     target_seconds,
     validate_contract,
 )
+from review_optimizer_dagster.settings import ServiceSettings
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy, load_taxonomy
 
 COLOURS = Taxonomy(

@@ -11,7 +11,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from review_optimizer_dagster.config import InputSettings
 from review_optimizer_dagster.core.reviews import (
     QUARANTINE,
     REVIEWS,
@@ -22,6 +21,7 @@ from review_optimizer_dagster.core.reviews import (
 )
 from review_optimizer_dagster.errors import ConfigError
 from review_optimizer_dagster.formats import INPUT_SUFFIXES
+from review_optimizer_dagster.settings import InputSettings
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
 from review_optimizer_dagster.text import content_key, normalise, redact
 

@@ -8,9 +8,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import Tier, plan_batches
 from review_optimizer_dagster.core.classifier import still_asked
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster_tests.scripted_endpoint import (
     DAY,
     MODEL,

@@ -215,7 +215,14 @@ def test_all_that_came_from_a_wrong_entry_is_asked_anew(answered: Home, run_day:
 
 
 @pytest.mark.parametrize(
-    ("step", "call"), [("judge", 1), ("send", 2), ("judge", 2), ("report_rechecks", 1)]
+    ("step", "call"),
+    [
+        ("judge", 2),
+        *(
+            pytest.param(step, call, marks=pytest.mark.campaign)
+            for step, call in (("judge", 1), ("send", 2), ("report_rechecks", 1))
+        ),
+    ],
 )
 def test_a_run_that_ends_between_the_rounds_is_completed_by_the_next(
     answered: Home, run_day: Run, monkeypatch: pytest.MonkeyPatch, step: str, call: int

@@ -11,10 +11,10 @@ from typing import Any
 import polars as pl
 import pytest
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange import batch_api
 from review_optimizer_dagster.exchange.batch_api import BatchJobs
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.simulator.judge import LexiconJudge
 from review_optimizer_dagster.simulator.server import Simulator
 from review_optimizer_dagster.storage.journal import days_with_open_jobs

@@ -12,7 +12,6 @@ from pathlib import Path
 import polars as pl
 import pytest
 
-from review_optimizer_dagster.config import MIXED_INBOX, InputSettings
 from review_optimizer_dagster.core.reviews import (
     Chunk,
     Source,
@@ -20,6 +19,7 @@ from review_optimizer_dagster.core.reviews import (
     read_reviews,
 )
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.settings import MIXED_INBOX, InputSettings
 from review_optimizer_dagster.taxonomies import load_taxonomy
 
 TENANTS = ("acme", "bolt")

@@ -19,9 +19,9 @@ from typing import Any
 import polars as pl
 import pytest
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange import run, transport
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster_tests.scripted_endpoint import (
     DAY,
     KEY,

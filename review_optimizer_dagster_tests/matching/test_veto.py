@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 from rapidfuzz import fuzz
 
-from review_optimizer_dagster.config import CacheSettings
 from review_optimizer_dagster.core.cache import CONTENTS, ENTRIES, ReviewCache
 from review_optimizer_dagster.matching.veto import veto
+from review_optimizer_dagster.settings import CacheSettings
 from review_optimizer_dagster.text import content_key, normalise
 from review_optimizer_dagster_tests.core.test_cache import EMPTY, FrameArchive
 

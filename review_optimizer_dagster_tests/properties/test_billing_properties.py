@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
+import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import Tier
 from review_optimizer_dagster.core.classifier import Readout
 from review_optimizer_dagster.core.costs import (
@@ -26,6 +26,7 @@ from review_optimizer_dagster.core.costs import (
     rollup,
 )
 from review_optimizer_dagster.core.quality import RESULTS
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster_tests.benchmarks.asked import (
@@ -52,7 +53,8 @@ FAULTS = (
     "cut_in_body", "malformed_json", "missing_usage", "missing_ids", "extra_ids",
     "duplicate_ids", "wrong_labels", "truncated", "refusal", "other_model", "other_tier",
 )  # fmt: skip
-LADDER = (Tier("small", MODEL, 0.3, 9, "none"), Tier("large", "gpt-5.4-mini", 1.0, 9, "none"))
+# Both have a price in every service tier that a reply may name.
+LADDER = (Tier("small", MODEL, 0.3, 9, "none"), Tier("large", "gpt-5.6-luna", 1.0, 9, "none"))
 
 
 class Killed(BaseException):
@@ -108,7 +110,9 @@ STORIES = st.builds(
 )
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.campaign
+@pytest.mark.timeout(600)
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(STORIES)
 def test_ledger_requests_and_the_endpoints_record_agree(story: Story) -> None:
     """Retries, escalations, batches, audits, hits and crashes: to the nano-dollar."""
@@ -122,7 +126,7 @@ def test_ledger_requests_and_the_endpoints_record_agree(story: Story) -> None:
         readout, record, spend = _lived(story, misses, Path(name))
     ledger = _ledger(readout, misses)
     books = compare(readout, record, int(ledger["cost_nanos"].sum()))
-    assert books.agrees, books
+    assert (books.booked, books.differing) == (books.billed, 0), books
     assert books.booked == readout.requests["cost_nanos"].sum()
     by_request = dict(
         ledger.drop_nulls("request_id")
@@ -134,8 +138,12 @@ def test_ledger_requests_and_the_endpoints_record_agree(story: Story) -> None:
         assert by_request.get(request_id, 0) == cost
     assert ledger.filter((pl.col("cost_nanos") < 0) | (pl.col("avoided_nanos") < 0)).is_empty()
     assert spend[0] == books.booked
-    assert spend[0] + spend[1] <= story.budget
     assert spend[1] >= books.held
+    # What is reserved is the worst case of the model that is asked; nobody can say what an endpoint
+    # that answers with another one will bill.
+    if "other_model" not in story.faults:
+        assert books.uncovered == 0, books
+        assert spend[0] + spend[1] <= story.budget
     turned = Readout(readout.answers, readout.requests.reverse(), readout.shares.reverse())
     assert _ledger(turned, misses.reverse()).equals(ledger)
 

@@ -8,7 +8,6 @@ import polars as pl
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from review_optimizer_dagster.config import CacheSettings
 from review_optimizer_dagster.core.cache import (
     CONTENTS,
     ENTRIES,
@@ -18,6 +17,7 @@ from review_optimizer_dagster.core.cache import (
     levels,
 )
 from review_optimizer_dagster.matching.veto import veto
+from review_optimizer_dagster.settings import CacheSettings
 from review_optimizer_dagster_tests.core.test_cache import FrameArchive
 
 IDENTITIES = ["acme|real", "zest|real", "acme|simulated"]

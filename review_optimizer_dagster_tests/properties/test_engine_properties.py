@@ -9,11 +9,11 @@ import polars as pl
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.core.batching import plan_batches
 from review_optimizer_dagster.core.classifier import read_requests
 from review_optimizer_dagster.exchange.reply import read_reply
 from review_optimizer_dagster.money.prices import load_prices
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster_tests.core.test_classifier import outcome, record
 from review_optimizer_dagster_tests.scripted_endpoint import (
     DAY,

@@ -12,7 +12,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from review_optimizer_dagster.bounds import Rule, error_bound
-from review_optimizer_dagster.config import PatternSettings
 from review_optimizer_dagster.core.patterns import (
     EVIDENCE,
     JUDGEMENTS,
@@ -21,6 +20,7 @@ from review_optimizer_dagster.core.patterns import (
     certify,
 )
 from review_optimizer_dagster.learning.classifier import OutOfFold
+from review_optimizer_dagster.settings import PatternSettings
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy
 from review_optimizer_dagster_tests.core.test_patterns import ScriptedPattern
 

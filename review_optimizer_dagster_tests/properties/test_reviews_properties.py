@@ -12,12 +12,12 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from review_optimizer_dagster.config import InputSettings
 from review_optimizer_dagster.core.reviews import (
     Source,
     TenantRules,
     read_reviews,
 )
+from review_optimizer_dagster.settings import InputSettings
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster.text import content_key, normalise
 

@@ -16,12 +16,12 @@ import polars as pl
 import pytest
 from rapidfuzz import fuzz, process
 
-from review_optimizer_dagster.config import InputSettings
 from review_optimizer_dagster.core.reviews import (
     Source,
     TenantRules,
     read_reviews,
 )
+from review_optimizer_dagster.settings import InputSettings
 from review_optimizer_dagster.simulator import writer
 from review_optimizer_dagster.simulator.judge import LexiconJudge
 from review_optimizer_dagster.simulator.sample import (
