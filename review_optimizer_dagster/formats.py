@@ -19,7 +19,7 @@ from typing import Any, TypeAlias
 
 import polars as pl
 
-from review_optimizer_dagster.config import InputSettings
+from review_optimizer_dagster.settings import InputSettings
 
 INPUT_SUFFIXES: tuple[str, ...] = (
     ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz",

@@ -16,7 +16,7 @@ from typing import Any, Final
 import polars as pl
 
 from review_optimizer_dagster.bounds import intervals, lower_bound
-from review_optimizer_dagster.config import RecheckSettings
+from review_optimizer_dagster.settings import RecheckSettings
 
 PATTERN: Final = "l3_pattern"
 NEAR_LEVELS: Final = frozenset({"l2", "l3_near"})  # those that may be switched off

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from review_optimizer_dagster.alerts.settings import AlertSettings, ChannelSettings
-from review_optimizer_dagster.config import Settings, TenantSettings
+from review_optimizer_dagster.settings import Settings, TenantSettings
 
 _HEADER = """\
 # review-optimizer: who the tenants are, and how their reviews are answered.

@@ -19,8 +19,8 @@ from typing import Any
 
 import polars as pl
 
-from review_optimizer_dagster.config import BatchSettings
 from review_optimizer_dagster.exchange.prompt import Asking
+from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.tables import load_table
 from review_optimizer_dagster.tokens import estimated_tokens
 

@@ -18,9 +18,9 @@ from typing import Any, Final, Generic, NamedTuple, Protocol, TypeVar
 
 import polars as pl
 
-from review_optimizer_dagster.config import CacheSettings
 from review_optimizer_dagster.matching.index import NearIndex, Pair
 from review_optimizer_dagster.matching.veto import veto
+from review_optimizer_dagster.settings import CacheSettings
 
 _KEY: Final = ["identity", "content_key"]
 

@@ -20,8 +20,8 @@ from review_optimizer_dagster.bounds import (
     lower_bound,
     passes,
 )
-from review_optimizer_dagster.config import PatternSettings
 from review_optimizer_dagster.exchange.prompt import as_json
+from review_optimizer_dagster.settings import PatternSettings
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy
 
 if TYPE_CHECKING:

@@ -15,7 +15,7 @@ from typing import Any, Literal, NamedTuple, TypeAlias, get_args
 import polars as pl
 
 from review_optimizer_dagster.bounds import clopper_pearson, intervals
-from review_optimizer_dagster.config import ServiceSettings
+from review_optimizer_dagster.settings import ServiceSettings
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy
 
 Truth: TypeAlias = Literal["labels", "stars", "none"]  # best first

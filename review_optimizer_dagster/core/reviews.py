@@ -20,7 +20,6 @@ from typing import NamedTuple
 
 import polars as pl
 
-from review_optimizer_dagster.config import INPUT_FIELDS, MIXED_INBOX, TENANT_NAME, InputSettings
 from review_optimizer_dagster.errors import ConfigError, UserError
 from review_optimizer_dagster.formats import (
     CHUNK_ROWS,
@@ -30,6 +29,7 @@ from review_optimizer_dagster.formats import (
     Row,
     read_records,
 )
+from review_optimizer_dagster.settings import INPUT_FIELDS, MIXED_INBOX, TENANT_NAME, InputSettings
 from review_optimizer_dagster.tables import load_table
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy
 from review_optimizer_dagster.text import content_key, normalise, redact

@@ -12,9 +12,10 @@ from review_optimizer_dagster.alerts.channels import Channel, channels_of, owed_
 from review_optimizer_dagster.alerts.outbox import LIMIT_SECONDS, Dispatcher, Pass, deliver_due
 from review_optimizer_dagster.alerts.rules import Alert, News, budget_news
 from review_optimizer_dagster.alerts.store import kept_alerts, raise_news
-from review_optimizer_dagster.config import TENANT_NAME, Home, TenantSettings
+from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, utc_now
 from review_optimizer_dagster.money.budgets import Budget, Spend, State, Version
+from review_optimizer_dagster.settings import TENANT_NAME, TenantSettings
 from review_optimizer_dagster.storage.alerts import replace_alerts
 from review_optimizer_dagster.storage.warehouse import Connection
 

@@ -11,7 +11,7 @@ import dagster as dg
 import polars as pl
 
 from review_optimizer_dagster.alerts.rules import pattern_alert
-from review_optimizer_dagster.config import CacheSettings, Home
+from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core import patterns
 from review_optimizer_dagster.core.cache import ENTRIES, ReviewCache
 from review_optimizer_dagster.defs.alerting import note_alerts
@@ -28,6 +28,7 @@ from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder, step, utc_now
 from review_optimizer_dagster.learning.classifier import TextClassifier
 from review_optimizer_dagster.learning.stack import StackedClassifier, load_pattern
+from review_optimizer_dagster.settings import CacheSettings
 from review_optimizer_dagster.storage import learning, partition
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.taxonomies import Taxonomy

@@ -18,8 +18,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
-from review_optimizer_dagster.config import InputSettings
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.settings import InputSettings
 from review_optimizer_dagster.taxonomies import Taxonomy
 from review_optimizer_dagster.text import content_key, normalise, redact
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from pathlib import Path
 
-from review_optimizer_dagster.config import MIXED_INBOX, Home
+from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.reviews import Source
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.settings import MIXED_INBOX
 
 # A file that is still being written has such a name, by the habit of most tools.
 _UNFINISHED = (".tmp", ".part", ".partial", ".crdownload")
