@@ -1,1 +1,1 @@
-"""What watches a service from day to day: response times, drift, service levels; pure, beside core."""
+"""What watches a service from day to day: response times, drift, service levels; all pure."""
