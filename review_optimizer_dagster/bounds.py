@@ -6,6 +6,7 @@ Two rules bound an error share from above. `one-look` is exact for evidence that
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
@@ -17,6 +18,7 @@ Rule: TypeAlias = Literal["one-look", "anytime"]
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _HALVINGS = 50  # of the unit interval: bounds are exact to 1e-15
+_MOST_TILT = 500.0  # beyond it a chance is 0, and its exponential no float
 
 
 def clopper_pearson(correct: float, n: int, confidence: float = 0.90) -> tuple[float, float]:
@@ -42,6 +44,84 @@ def intervals(correct: Array, n: Array, confidence: float = 0.90) -> tuple[Array
     lower = betaincinv(np.maximum(correct, 1e-9), wrong + 1, tail)
     upper = betaincinv(correct + 1, np.maximum(wrong, 1e-9), 1 - tail)
     return np.where(correct > 0, lower, 0.0), np.where(wrong > 0, upper, 1.0)
+
+
+def weighted_interval(
+    weights: Array, right: Array, confidence: float = 0.90
+) -> tuple[float, float]:
+    """The two-sided interval of a weighted share, (0, 1) without units; each end is one-sided.
+
+    weights: of each independent unit (a text), what it stands for, above 0; right: float, how much
+    of it is right, 0 to 1. Where all weigh the same and each is right or wrong, this is
+    `clopper_pearson` of the counts, which holds for units of unlike chances as well (Hoeffding, "On
+    the distribution of the number of successes in independent trials", Annals of Mathematical
+    Statistics 27 (1956), 713-721). Otherwise each end is a Chernoff bound, at its worst over how
+    the wrong may lie among the weights; sampling without replacement only makes it safer.
+    """
+    import numpy as np
+
+    if not len(weights):
+        return 0.0, 1.0
+    if np.allclose(weights, weights[0], rtol=1e-9) and bool(np.isin(right, (0, 1)).all()):
+        return clopper_pearson(round(float(right.sum())), len(weights), confidence)
+    classes, place, counts = np.unique(weights, return_inverse=True, return_counts=True)
+    steps = classes / float((classes * counts).sum())
+    share = float((steps * np.bincount(place, right, minlength=len(classes))).sum())
+    evidence = -math.log((1 - confidence) / 2)
+    return (
+        1.0 - _chernoff_upper(1.0 - share, steps, counts, evidence),
+        _chernoff_upper(share, steps, counts, evidence),
+    )
+
+
+def _chernoff_upper(share: float, steps: Array, counts: Array, evidence: float) -> float:
+    """The largest mean of a weighted sum under which a sum of `share` is not yet too unlikely.
+
+    steps: what a unit of each class adds to the sum at most; counts: its units. For chances p,
+    P(sum <= share) <= exp(-evidence) where the sum over units of KL(q || p) reaches `evidence` for
+    every q of the sum seen: Hoeffding, "Probability inequalities for sums of bounded random
+    variables", JASA 58 (1963), 13-30. Jointly convex in p and q, so that the worst p of a mean is
+    where Lagrange's conditions hold: logit q = logit p - tilt * step, (p - q) / (p (1 - p)) =
+    level * step.
+    """
+    import numpy as np
+    from scipy.optimize import brentq
+    from scipy.special import rel_entr
+
+    if share >= 1.0 - 1e-12:
+        return 1.0
+    mass = steps * counts  # adds up to 1
+    if share <= 1e-12:  # the limit of an endless tilt: no q is above 0
+
+        def short_at(log_level: float) -> float:
+            gap = np.maximum(0.0, log_level + np.log(steps))
+            return float((counts * gap).sum()) - evidence
+
+        least = -math.log(float(steps.max()))
+        most = evidence / float(counts.sum()) - math.log(float(steps.min()))
+        level = math.exp(brentq(short_at, least, most))
+        return float((mass * np.maximum(0.0, 1 - 1 / (level * steps))).sum())
+
+    def chances(tilt: float) -> tuple[Array, Array]:
+        """The worst p whose tilted q have the sum that was seen."""
+        turn = np.minimum(tilt * steps, _MOST_TILT)
+        drop = -np.expm1(-turn)
+
+        def at(log_level: float) -> tuple[Array, Array]:
+            p = np.clip(1 / drop - np.exp(-log_level) / steps, 0.0, 1.0)
+            return p, p * np.exp(-turn) / (1 - p * drop)
+
+        ends = np.log(np.min(drop / steps)), np.log(np.max(np.expm1(turn) / steps))
+        return at(brentq(lambda level: float((mass * at(level)[1]).sum()) - share, *ends))
+
+    def short_of(tilt: float) -> float:
+        p, q = chances(tilt)
+        return float((counts * (rel_entr(q, p) + rel_entr(1 - q, 1 - p))).sum()) - evidence
+
+    low = high = 1e-3 / float(steps.max())
+    while short_of(high) < 0 and high * float(steps.min()) < _MOST_TILT:
+        low, high = high, 4.0 * high
+    return float((mass * chances(brentq(short_of, low, high))[0]).sum())
 
 
 def upper_bound(errors: int, n: int, confidence: float = 0.95) -> float:

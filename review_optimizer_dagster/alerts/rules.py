@@ -18,6 +18,7 @@ MILLIONTHS = 1_000_000
 _EVENTS = {
     "budget": "threshold_reached",
     "gate": "failed",
+    "quality": "below_threshold",
     "recheck": "contradicted",
     "pattern": "switched_off",
     "test": "sent",
@@ -31,7 +32,7 @@ class Alert:
     alert_id: str
     """The same for the same kind, tenant, period, threshold and version of the limit."""
     kind: str
-    """budget, gate, recheck, pattern, or test."""
+    """budget, gate, quality, recheck, pattern, or test."""
     tenant: str
     period: str
     """The month (2026-11) or day (2026-11-22), UTC."""
@@ -241,6 +242,7 @@ def gate_alert(
     upper: float | None,
     threshold: float,
     detail: str,
+    simulated: bool = False,
 ) -> Alert | None:
     """The alert of a tenant's day that the gate failed; None for any other verdict.
 
@@ -259,6 +261,7 @@ def gate_alert(
         raised_at=datetime.now(UTC),
         value=round((upper or 0.0) * MILLIONTHS),
         limit=round(threshold * MILLIONTHS),
+        simulated=simulated,
         episode=_gate_episode(tenant, day, taxonomy),
         recurs=True,
     )

@@ -176,9 +176,11 @@ def _fields(taxonomy: Taxonomy) -> dict[str, list[str]]:
 
 def _events(record: Json, reply: Reply, order: int) -> Iterable[tuple[object, ...]]:
     """What a record tells of each of its items."""
-    moved = set(escalated(record, reply))
+    moved, voided = set(escalated(record, reply)), set(record.get("voided", ()))
     gave_up = record["attempts_left"] == 0 and record["outcome"] is not None
     for item_id, content_key, _ in record["items"]:
+        if content_key in voided:
+            continue  # as if it had not been asked
         status, labels, model, request_id = "failed", None, None, None
         reason, rank = reply.faults.get(item_id), _FAILED if gave_up else _OPEN
         if found := reply.labels.get(item_id):

@@ -5,29 +5,27 @@ The gate stands between `review_results` and everything that is published or arc
 
 from __future__ import annotations
 
-import json
-import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from importlib import import_module
-from typing import Any, Literal, NamedTuple, TypeAlias, get_args
+from typing import NamedTuple, get_args
 
 import polars as pl
 
-from review_optimizer_dagster.bounds import clopper_pearson, intervals
+from review_optimizer_dagster.bounds import clopper_pearson
 from review_optimizer_dagster.settings import ServiceSettings
-from review_optimizer_dagster.taxonomies import LabelField, Taxonomy
-
-Truth: TypeAlias = Literal["labels", "stars", "none"]  # best first
-Verdict: TypeAlias = Literal["failed", "inconclusive", "passed"]  # worst first
-
-STATUSES = ("labelled", "failed", "deferred")
-LEVELS = ("l1", "l2", "l3_exact", "l3_near", "l3_pattern", "model", "none")
-REQUIRED = ("tenant", "taxonomy", "review_id", "content_key", "status", "level", "simulated")
-MOST_LABELS = (
-    10_000_000  # an accuracy that needs more to be told from the threshold is the threshold
+from review_optimizer_dagster.suites.accuracy import WHOLE, validate_accuracy
+from review_optimizer_dagster.suites.contract import ContractResult, validate_contract
+from review_optimizer_dagster.suites.validator import Validator
+from review_optimizer_dagster.taxonomies import Taxonomy
+from review_optimizer_dagster.truth.accuracy import (
+    CELLS,
+    Accuracy,
+    Verdict,
+    accuracy,
+    reported_cells,
 )
-EXAMPLES = 5
+from review_optimizer_dagster.truth.scores import DECIDING, SCORES, Truth, score_truth
+
 SERVICE_UNIT = 5_000  # reviews that the service level's seconds are promised for
 
 RESULTS = pl.Schema(
@@ -53,6 +51,8 @@ RESULTS = pl.Schema(
         "simulated": pl.Boolean(),
         "synthetic": pl.Boolean(),
         "truth": pl.String(),  # JSON object, field to label; '{}' where nothing is known
+        "reference": pl.String(),  # JSON object: the reference model's labels; null: not asked
+        "reference_asked": pl.Float64(),  # how likely it was to be asked; null: it was not drawn
     }
 )
 
@@ -70,384 +70,23 @@ VERDICTS = pl.Schema(
         "needed": pl.Int64(),
         "contract": pl.Boolean(),
         "detail": pl.String(),
+        "texts": pl.Int64(),  # different texts among the n: what the interval counts
+        "accuracy": pl.Float64(),  # weighted where labels come from a sample; null without truth
+        "simulated": pl.Boolean(),
     }
 )
 
-_TEXTS = ("tenant", "review_id", "category", "level", "field", "truth")
-_FIELD_SCORES = pl.Schema(
-    # A broken partition may hold an id twice, so the row counts, not the id.
-    {"row": pl.Int64(), **dict.fromkeys(_TEXTS, pl.String()), "correct": pl.Boolean()}
-)
-
-
-def _json_object(text: str | None) -> dict[str, Any]:
-    """The object in a JSON column; empty where it holds none (the contract reports that)."""
-    try:
-        value = json.loads(text or "{}")
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}
-
-
-def _star_truth(rating: float | None, fields: Iterable[LabelField]) -> dict[str, str]:
-    if rating is None or rating != math.floor(rating):
-        return {}
-    star = str(int(rating))
-    return {field.name: field.stars[star] for field in fields if star in field.stars}
-
-
-def _truths(results: pl.DataFrame, taxonomy: Taxonomy, kind: Truth) -> list[dict[str, str]]:
-    """What is known of each row: field to true label, empty where nothing is."""
-    if kind == "none":
-        return [{} for _ in range(results.height)]
-    if kind == "stars":
-        return [_star_truth(rating, taxonomy.fields) for rating in results["rating"]]
-    names = {field.name for field in taxonomy.fields}
-    objects = (_json_object(text) for text in results["truth"])
-    return [
-        {name: label for name, label in each.items() if name in names and isinstance(label, str)}
-        for each in objects
-    ]
-
-
-def _score_fields(
-    results: pl.DataFrame, taxonomy: Taxonomy, truths: Sequence[Mapping[str, str]]
-) -> pl.DataFrame:
-    """One row a labelled review and field that has a truth. Returns _FIELD_SCORES."""
-    fields = {field.name: field for field in taxonomy.fields}
-    rows = results.select("tenant", "review_id", "category", "level", "status", "labels")
-    classes: dict[tuple[str, str], set[str]] = {}
-    for tenant, truth in zip(rows["tenant"], truths, strict=True):
-        for name, label in truth.items():
-            classes.setdefault((tenant, name), set()).add(label)
-    known = {key: frozenset(labels) for key, labels in classes.items()}
-    scores = []
-    for number, (row, truth) in enumerate(zip(rows.iter_rows(), truths, strict=True)):
-        tenant, review_id, category, level, status, labels = row
-        if not truth or status != "labelled":
-            continue
-        answers = _json_object(labels)
-        for name, label in truth.items():
-            answer = answers.get(name)
-            correct = isinstance(answer, str) and fields[name].agrees(
-                answer, label, known[tenant, name]
-            )
-            scores.append((number, tenant, review_id, category, level, name, label, correct))
-    return pl.DataFrame(scores, schema=_FIELD_SCORES, orient="row")
-
-
-def _score_reviews(fields: pl.DataFrame) -> pl.DataFrame:
-    by = ["row", "tenant", "review_id", "category", "level"]
-    return fields.group_by(by).agg(pl.col("correct").all()).sort("row").drop("row")
-
-
-def score_truth(
-    results: pl.DataFrame, taxonomy: Taxonomy, kind: Literal["labels", "stars"]
-) -> pl.DataFrame:
-    """Which labelled reviews are right: tenant, review_id, category, level, correct.
-
-    results: RESULTS of one taxonomy. A review is right when every field that has a truth agrees
-    with it, given the classes that the tenant's truth of that field shows in these results.
-    Reviews without a truth, or without labels, are left out.
-    """
-    return _score_reviews(_score_fields(results, taxonomy, _truths(results, taxonomy, kind)))
-
-
-def labels_needed(correct: int, n: int, threshold: float) -> int | None:
-    """How many labels in all would decide, were the observed share to stay (1.0 for n = 0).
-
-    None where not even MOST_LABELS would: the share is the threshold, as far as anyone can tell.
-    """
-    share = correct / n if n else 1.0
-
-    def decides(labels: int) -> bool:
-        lower, upper = clopper_pearson(share * labels, labels)
-        return lower >= threshold or upper < threshold
-
-    enough = max(n, 1)
-    while not decides(enough):
-        enough *= 2
-        if enough > MOST_LABELS:
-            return None
-    short = enough // 2 if enough > n else 0
-    while enough - short > 1:
-        middle = (short + enough) // 2
-        short, enough = (short, middle) if decides(middle) else (middle, enough)
-    return enough
+_BOUNDS = ("dimension", "name", "lower", "upper", "shared_upper")
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """How right a tenant's labels are, by one kind of truth, with its exact 90 % interval.
+class Asked:
+    """What a tenant asks of its results."""
 
-    The tables have the columns name, n, correct, lower, upper; a class is named `field=label` by
-    its true label, and counts that field alone, as `by_field` does; the others count reviews.
-    """
-
-    truth: Truth
-    n: int
-    correct: int
-    estimate: float | None
-    lower: float
-    upper: float
-    verdict: Verdict
-    needed: int | None  # labels in all that would decide; None once decided, or out of reach
-    uncovered: int  # reviews with a truth and without labels
-    by_field: pl.DataFrame
-    by_class: pl.DataFrame
-    by_category: pl.DataFrame
-    by_level: pl.DataFrame
-
-
-def _by(scores: pl.DataFrame, name: pl.Expr) -> pl.DataFrame:
-    counts = (
-        scores.group_by(name.alias("name"))
-        .agg(n=pl.len().cast(pl.Int64), correct=pl.col("correct").sum().cast(pl.Int64))
-        .sort("name")
-    )
-    lower, upper = intervals(counts["correct"].to_numpy(), counts["n"].to_numpy())
-    return counts.with_columns(
-        lower=pl.Series(lower, dtype=pl.Float64), upper=pl.Series(upper, dtype=pl.Float64)
-    )
-
-
-def accuracy(results: pl.DataFrame, taxonomy: Taxonomy, threshold: float) -> Accuracy:
-    """The accuracy of labelled reviews (RESULTS of one taxonomy) against the truth that exists.
-
-    Labels are the truth where any covers a labelled review; star ratings only without them, and
-    they never decide. Verdict: `passed` where the lower end of the interval reaches the threshold,
-    `failed` where the upper end is below it, else `inconclusive`.
-    """
-    truth: Truth
-    for truth in ("labels", "stars", "none"):
-        fields = _score_fields(results, taxonomy, _truths(results, taxonomy, truth))
-        if fields.height:
-            break
-    reviews = _score_reviews(fields)
-    n, correct = reviews.height, int(reviews["correct"].sum())
-    lower, upper = clopper_pearson(correct, n)
-    verdict = _verdict(truth, lower, upper, threshold)
-    undecided = (correct, n) if truth == "labels" else (0, 0)
-    unlabelled = results.filter(pl.col("status") != "labelled")
-    return Accuracy(
-        truth=truth,
-        n=n,
-        correct=correct,
-        estimate=correct / n if n else None,
-        lower=lower,
-        upper=upper,
-        verdict=verdict,
-        needed=labels_needed(*undecided, threshold) if verdict == "inconclusive" else None,
-        uncovered=sum(map(bool, _truths(unlabelled, taxonomy, "labels"))),
-        by_field=_by(fields, pl.col("field")),
-        by_class=_by(fields, pl.format("{}={}", "field", "truth")),
-        by_category=_by(reviews, pl.col("category")),
-        by_level=_by(reviews, pl.col("level")),
-    )
-
-
-def _verdict(truth: Truth, lower: float, upper: float, threshold: float) -> Verdict:
-    if truth != "labels":
-        return "inconclusive"
-    if lower >= threshold:
-        return "passed"
-    return "failed" if upper < threshold else "inconclusive"
-
-
-class Failure(NamedTuple):
-    """An expectation that the results did not meet."""
-
-    expectation: str
-    column: str | None
-    severity: str  # 'critical' fails the gate, 'warning' leaves it inconclusive
-    unexpected: int | None  # rows, where the expectation counts rows
-    examples: tuple[str, ...]  # at most EXAMPLES, as `review_id: value`
-
-    def __str__(self) -> str:
-        where = f" on {self.column}" if self.column else ""
-        count = "" if self.unexpected is None else f": {self.unexpected:,} rows"
-        shown = f" ({'; '.join(self.examples)})" if self.examples else ""
-        return f"{self.expectation}{where}{count}{shown}"
-
-
-@dataclass(frozen=True)
-class ContractResult:
-    """Whether a tenant's results keep the contract, and what breaks it."""
-
-    success: bool
-    failures: tuple[Failure, ...]
-
-
-def _expectations() -> Any:
-    # By name: the package re-exports its expectations in a way that a type checker does not see.
-    return import_module("great_expectations.expectations")
-
-
-def contract_suite(taxonomy: Taxonomy) -> Any:
-    """The Great Expectations suite of a taxonomy's results, for the frame of `_contract_columns`.
-
-    Its parameters `accepted` (reviews) and `tenants` (the one name) are given when it is validated.
-    An empty frame would pass every column expectation, and null every set: hence the row count and
-    the not-null expectations.
-    """
-    from great_expectations import ExpectationSuite
-    from great_expectations.expectations.row_conditions import Column
-
-    expect = _expectations()
-    labelled = Column("status") == "labelled"
-    unlabelled = Column("status") != "labelled"
-    sets: dict[str, Any] = {
-        "tenant": {"$PARAMETER": "tenants"},
-        "taxonomy": [taxonomy.name],
-        "status": list(STATUSES),
-        "level": list(LEVELS),
-        **{_label_column(field): list(field.labels) for field in taxonomy.fields},
-    }
-    expectations = [
-        expect.ExpectTableRowCountToEqual(value={"$PARAMETER": "accepted"}),
-        *(expect.ExpectColumnValuesToNotBeNull(column=column) for column in REQUIRED),
-        *(
-            expect.ExpectColumnValuesToBeInSet(column=column, value_set=values)
-            for column, values in sets.items()
-        ),
-        *(
-            expect.ExpectColumnValuesToNotBeNull(
-                column=_label_column(field), row_condition=labelled
-            )
-            for field in taxonomy.fields
-        ),
-        expect.ExpectColumnValuesToBeNull(column="labels", row_condition=unlabelled),
-        expect.ExpectColumnValuesToNotBeInSet(
-            column="level", value_set=["none"], row_condition=labelled
-        ),
-        expect.ExpectColumnValuesToBeUnique(column="review_id"),
-        expect.ExpectColumnUniqueValueCountToBeBetween(column="simulated", max_value=1),
-        expect.ExpectColumnValuesToBeBetween(column="score", min_value=0, max_value=1),
-    ]
-    return ExpectationSuite(name=f"contract of {taxonomy.identity}", expectations=expectations)
-
-
-def accuracy_suite() -> Any:
-    """The suite of one row of bounds (lower, upper) against its parameter `threshold`.
-
-    An upper bound below it is critical; a lower bound below it leaves the day undecided.
-    """
-    from great_expectations import ExpectationSuite
-
-    expect = _expectations()
-
-    at_least = {"min_value": {"$PARAMETER": "threshold"}}
-    expectations = [
-        expect.ExpectTableRowCountToEqual(value=1),
-        expect.ExpectColumnValuesToBeBetween(column="upper", severity="critical", **at_least),
-        expect.ExpectColumnValuesToBeBetween(column="lower", severity="warning", **at_least),
-    ]
-    return ExpectationSuite(name="accuracy", expectations=expectations)
-
-
-def _label_column(field: LabelField) -> str:
-    return f"label_{field.name}"
-
-
-def _contract_columns(results: pl.DataFrame, taxonomy: Taxonomy) -> dict[str, list[Any]]:
-    """The columns that the contract is about, the labels exploded into one a field."""
-    columns = {name: results[name].to_list() for name in (*REQUIRED, "score", "labels")}
-    answers = [_json_object(text) for text in results["labels"]]
-    for field in taxonomy.fields:
-        columns[_label_column(field)] = [answer.get(field.name) for answer in answers]
-    return columns
-
-
-class Validator:
-    """Great Expectations in memory: no files, no network, no progress bars; one for a whole day."""
-
-    def __init__(self) -> None:
-        from great_expectations import get_context
-        from great_expectations.data_context.types.base import ProgressBarsConfig
-
-        context = get_context(mode="ephemeral")
-        context.enable_analytics(False)
-        context.variables.progress_bars = ProgressBarsConfig(globally=False)
-        source = context.data_sources.add_pandas("results")
-        asset = source.add_dataframe_asset("results")
-        self._table = asset.add_batch_definition_whole_dataframe("results")
-
-    def failures(
-        self,
-        suite: Any,
-        columns: Mapping[str, Sequence[Any]],
-        parameters: Mapping[str, Any],
-        numbers: Sequence[str] = (),
-        ids: str | None = None,
-    ) -> tuple[Failure, ...]:
-        """What a table of columns breaks of a suite; `ids` is the column that names a row.
-
-        `numbers` are the columns of floats; the others keep their Python values.
-        """
-        import pandas as pd
-
-        # Object columns: pandas would otherwise pick string types that want pyarrow.
-        frame = pd.DataFrame(dict(columns), dtype=object).astype(dict.fromkeys(numbers, float))
-        batch, given = self._table.get_batch({"dataframe": frame}), dict(parameters)
-        # Listing and naming what is wrong takes longer than the verdict, and mostly nothing is.
-        quick = batch.validate(suite, result_format="BOOLEAN_ONLY", expectation_parameters=given)
-        broken = {_key(each.expectation_config) for each in quick.results if not each.success}
-        if not broken:
-            return ()
-        outcome = batch.validate(_only(suite, broken), expectation_parameters=given)
-        names = columns[ids] if ids else None
-        return tuple(_failure(each, names) for each in outcome.results if not each.success)
-
-
-def _key(config: Any) -> tuple[str, str | None]:
-    """What tells the expectations of one of our suites apart."""
-    return config.type, config.kwargs.get("column")
-
-
-def _only(suite: Any, wanted: set[tuple[str, str | None]]) -> Any:
-    """A suite of those expectations of another one."""
-    from great_expectations import ExpectationSuite
-
-    chosen = [each for each in suite.expectations if _key(each.configuration) in wanted]
-    return ExpectationSuite(name=suite.name, expectations=chosen)
-
-
-def _failure(outcome: Any, names: Sequence[Any] | None) -> Failure:
-    config, result = outcome.expectation_config, outcome.result
-    values = result.get("partial_unexpected_list", [])[:EXAMPLES]
-    rows = result.get("partial_unexpected_index_list") or []
-    if "observed_value" in result:
-        examples = [f"observed {result['observed_value']}"]
-    elif names is not None and len(rows) >= len(values):
-        pairs = zip(rows, values, strict=False)
-        examples = [f"{names[row]}: {str(value)[:60]}" for row, value in pairs]
-    else:
-        examples = [str(value)[:60] for value in values]
-    unexpected = result.get("unexpected_count")
-    return Failure(
-        expectation=config.type,
-        column=config.kwargs.get("column"),
-        severity=str(getattr(config.severity, "value", config.severity)),
-        unexpected=None if unexpected is None else int(unexpected),
-        examples=tuple(examples),
-    )
-
-
-def validate_contract(
-    validator: Validator, results: pl.DataFrame, tenant: str, accepted: int, taxonomy: Taxonomy
-) -> ContractResult:
-    """Whether a tenant's results (RESULTS) are whole and well formed.
-
-    `accepted` is how many reviews of the tenant the partition took in.
-    """
-    failures = validator.failures(
-        contract_suite(taxonomy),
-        _contract_columns(results, taxonomy),
-        {"accepted": accepted, "tenants": [tenant]},
-        numbers=("score",),
-        ids="review_id",
-    )
-    return ContractResult(success=not failures, failures=failures)
+    threshold: float
+    """Least accuracy."""
+    scope: str
+    """The tenant, or the pool whose answers it may get."""
 
 
 @dataclass(frozen=True)
@@ -457,46 +96,73 @@ class Gate:
     verdicts: pl.DataFrame
     accuracies: Mapping[tuple[str, str], Accuracy]
     contracts: Mapping[tuple[str, str], ContractResult]
+    cells: pl.DataFrame
+    """CELLS: every kind of truth that there is, each by itself."""
+    scores: pl.DataFrame
+    """SCORES by the truth that decides, or would."""
 
 
 def gate(
     results: pl.DataFrame,
+    references: pl.DataFrame,
     accepted: Mapping[tuple[str, str], int],
     taxonomies: Mapping[str, Taxonomy],
-    thresholds: Mapping[str, float],
+    asked: Mapping[str, Asked],
 ) -> Gate:
     """Judge a day's results (RESULTS), each tenant and taxonomy by itself.
 
-    accepted: (tenant, taxonomy name) to the reviews that the partition took in; results of a pair
-    that is not in it break the contract. thresholds: tenant to the accuracy asked for.
+    references: REFERENCES of them; accepted: (tenant, taxonomy name) to the reviews that the
+    partition took in; results of a pair that is not in it break the contract. asked: by tenant.
     """
     validator = Validator()
     found = set(results.select("tenant", "taxonomy").unique().iter_rows())
     accuracies, contracts, rows = {}, {}, []
+    cells, scores = [CELLS.to_frame()], [SCORES.to_frame()]
     for key in sorted(found | set(accepted)):
         tenant, name = key
-        taxonomy, threshold = taxonomies[name], thresholds[tenant]
+        taxonomy, wanted = taxonomies[name], asked[tenant]
         part = results.filter(pl.col("tenant") == tenant, pl.col("taxonomy") == name)
-        contract = validate_contract(validator, part, tenant, accepted.get(key, 0), taxonomy)
-        measured = accuracy(part, taxonomy, threshold)
+        contract = validate_contract(
+            validator,
+            part,
+            references,
+            taxonomy,
+            tenant=tenant,
+            scope=wanted.scope,
+            accepted=accepted.get(key, 0),
+        )
+        measured = accuracy(part, taxonomy, wanted.threshold)
         contracts[key], accuracies[key] = contract, measured
-        verdict = _gate_verdict(validator, contract, measured, threshold)
-        rows.append(_verdict_row(key, verdict, contract, measured, threshold))
-    return Gate(pl.DataFrame(rows, schema=VERDICTS, orient="row"), accuracies, contracts)
+        verdict = _gate_verdict(validator, contract, measured, wanted.threshold)
+        is_simulated = bool(part["simulated"].any())
+        about = {
+            "tenant": pl.lit(tenant),
+            "taxonomy": pl.lit(name),
+            "simulated": pl.lit(is_simulated),
+        }
+        row = _verdict_row(key, verdict, contract, measured, wanted.threshold)
+        rows.append((*row, is_simulated))
+        reported = reported_cells(part, taxonomy, wanted.threshold)
+        cells.append(reported.with_columns(**about).select(CELLS.names()))
+        if measured.truth in DECIDING:
+            scores.append(score_truth(part, taxonomy, measured.truth))
+    verdicts = pl.DataFrame(rows, schema=VERDICTS, orient="row")
+    return Gate(verdicts, accuracies, contracts, pl.concat(cells), pl.concat(scores))
 
 
 def _gate_verdict(
     validator: Validator, contract: ContractResult, measured: Accuracy, threshold: float
 ) -> Verdict:
-    # Only labels decide: any other truth stands in with bounds that say nothing.
-    decides = measured.truth == "labels"
-    bounds = {
-        "lower": [measured.lower if decides else 0.0],
-        "upper": [measured.upper if decides else 1.0],
-    }
-    asked = {"threshold": threshold}
-    failures = validator.failures(accuracy_suite(), bounds, asked, numbers=("lower", "upper"))
-    severities = {failure.severity for failure in (*contract.failures, *failures)}
+    # Only a deciding truth has cells that say something; any other stands in with open bounds.
+    cells = measured.cells
+    if measured.truth not in DECIDING or cells.is_empty():
+        cells = pl.DataFrame(
+            [(WHOLE, "", 0.0, 1.0, 1.0)],
+            schema={name: CELLS[name] for name in _BOUNDS},
+            orient="row",
+        )
+    failures = validate_accuracy(validator, cells, threshold)
+    severities = {failure.severity for failure in (*contract.failures, *failures)} - {"info"}
     if "critical" in severities:
         return "failed"
     return "inconclusive" if severities else "passed"
@@ -513,23 +179,39 @@ def _verdict_row(
     counts = (measured.truth, measured.n, measured.correct, *bounds)
     broken = [f"contract broken: {failure}" for failure in contract.failures]
     detail = ". ".join([*broken, _sentence(measured, threshold)])
-    return (*key, verdict, *counts, threshold, measured.needed, contract.success, detail)
+    rest = (threshold, measured.needed, contract.success, detail)
+    return (*key, verdict, *counts, *rest, measured.texts, measured.estimate)
 
 
 def _sentence(measured: Accuracy, threshold: float) -> str:
     """The accuracy in words, for a person who has to decide what to do."""
     missing = f"; {measured.uncovered:,} with a truth have no labels" if measured.uncovered else ""
-    if measured.truth == "none":
+    if measured.estimate is None:
         return f"no labelled review has a truth{missing}; {measured.needed} right labels would do"
-    by = {"labels": "true labels", "stars": "star ratings, which never decide"}[measured.truth]
+    by = {
+        "labels": "true labels",
+        "audits": "the reference model",
+        "stars": "star ratings, which never decide",
+    }[measured.truth]
+    weighted = f", {100 * measured.estimate:.2f} % weighted" if measured.is_weighted else ""
+    repeats = f" ({measured.texts:,} texts)" if measured.texts < measured.n else ""
     text = (
-        f"{measured.correct:,} of {measured.n:,} right by {by} "
+        f"{measured.correct:,} of {measured.n:,}{repeats} right by {by}{weighted} "
         f"(90 % interval {100 * measured.lower:.2f} % to {100 * measured.upper:.2f} %, "
         f"asked for {100 * threshold:.2f} %)"
     )
     if measured.verdict == "inconclusive":
         needed = "no number of" if measured.needed is None else f"about {measured.needed:,}"
         text += f"; {needed} labels in all would decide"
+    below = measured.cells.filter("below")
+    if below.height:
+        named = (
+            f"{dimension} {name} ({correct:,} of {n:,})"
+            for dimension, name, correct, n in below.select(
+                "dimension", "name", "correct", "n"
+            ).iter_rows()
+        )
+        text += f"; below it beyond doubt: {', '.join(named)}"
     return text + missing
 
 

@@ -19,7 +19,7 @@ from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.patterns import Held, answer_misses, patterns_held, scopes
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder, step, utc_now
 from review_optimizer_dagster.rechecks import PATTERN
-from review_optimizer_dagster.storage import partition
+from review_optimizer_dagster.storage import gate, partition
 from review_optimizer_dagster.storage.partition import WarehouseArchive
 from review_optimizer_dagster.storage.rechecks import chance_sample, entry_history
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
@@ -155,6 +155,9 @@ def cache_resolution(
         maker = maker_of(home_folder, engine, journal)
         with warehouse.open() as connection:
             identities = identities_of(connection, day, home_folder, engine)
+            # Void first: what is marked as done must be so in both places.
+            journal.void(gate.due_anew(connection, day).iter_rows(), utc_now())
+            gate.take_back(connection, day, utc_now())
             partition.drop_stale_resolution(
                 connection, day, identities, everything=engine.reclassify
             )

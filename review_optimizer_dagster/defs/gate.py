@@ -6,15 +6,31 @@ from datetime import date
 import dagster as dg
 import polars as pl
 
+from review_optimizer_dagster.alerts.accuracy import parts_news, standing_news
 from review_optimizer_dagster.alerts.rules import News, gate_alert, gate_recovery
-from review_optimizer_dagster.core.quality import Gate, gate, overall
+from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.core.quality import VERDICTS, Asked, Gate, gate, overall
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.metadata import share, table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.publishing import publish_blocked
-from review_optimizer_dagster.defs.resources import HomeFolder, step
+from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
+from review_optimizer_dagster.storage import gate as gate_storage
 from review_optimizer_dagster.storage import partition
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
+from review_optimizer_dagster.truth.accuracy import Standing, standing
+from review_optimizer_dagster.truth.causes import blame
+from review_optimizer_dagster.truth.scores import DECIDING
+
+STANDINGS = {
+    "standing_days": pl.Int64(),
+    "standing_texts": pl.Int64(),
+    "standing_correct": pl.Int64(),
+    "standing_lower": pl.Float64(),
+    "standing_upper": pl.Float64(),
+    "standing_verdict": pl.String(),
+}
+_SHOWN_CELLS = ("truth", "dimension", "name", "n", "correct", "accuracy", "lower", "upper", "below")
 
 
 @dg.asset(
@@ -53,16 +69,19 @@ def review_results(
             "contract",
             asset="review_results",
             blocking=True,
+            additional_deps=["tenant_ledger"],
             partitions_def=DAILY,
             description="Every accepted review is there once, with a label of the set in every "
-            "field, or a reason. Broken, it stops everything: rows were lost or mixed.",
+            "field, or a reason; it is in the raw reviews and in the ledger, and no other tenant's "
+            "cache answered it. Broken, it stops everything: rows were lost or mixed.",
         ),
         dg.AssetCheckSpec(
             "quality_gate",
             asset="review_results",
             blocking=True,
+            additional_deps=["tenant_ledger"],
             partitions_def=DAILY,
-            description="Each tenant's accuracy with its exact 90 % interval: failed where the "
+            description="Each tenant's accuracy with its 90 % interval: failed where the "
             "upper end is below what the tenant asks for. A failed tenant is not published; where "
             "every tenant failed, nothing is.",
         ),
@@ -73,27 +92,18 @@ def review_results(
 def gate_checks(
     context: dg.AssetCheckExecutionContext, home_folder: HomeFolder, warehouse: Warehouse
 ) -> Iterator[dg.AssetCheckResult]:
-    """Judge the day, keep the verdicts, raise alerts for what failed."""
+    """Judge the day, keep the verdicts and what they rest on, raise alerts for what failed."""
     day = date.fromisoformat(context.partition_key)
     with step("gate"), warehouse.open() as connection:
         judged = judge_day(connection, home_folder, day)
         with connection.transaction():
-            connection.replace("gate_verdicts", judged.verdicts, day)
-        note_alerts(context.log, home_folder, connection, gate_news(judged.verdicts, day))
+            verdicts = keep(connection, home_folder.home, day, judged)
+        note_alerts(context.log, home_folder, connection, gate_news(judged, verdicts, day))
         publish_blocked(connection, home_folder.home, day)
+        wrong = gate_storage.wrong_reviews(connection, day)
+        causes = partition.of_day(connection, "gate_causes", day)
     yield contract_result(judged)
-    yield quality_result(judged)
-
-
-def gate_news(verdicts: pl.DataFrame, day: date) -> list[News]:
-    """The alerts of what failed; and of the rest, that it recovered if it had failed before."""
-    news: list[News] = []
-    for row in verdicts.rows(named=True):
-        tenant, taxonomy, verdict = row["tenant"], row["taxonomy"], row["verdict"]
-        detail = row["detail"]
-        failed = gate_alert(tenant, day, taxonomy, verdict, row["upper"], row["threshold"], detail)
-        news.append(failed or gate_recovery(tenant, day, taxonomy, verdict, detail))
-    return news
+    yield quality_result(judged, verdicts, wrong, causes)
 
 
 def judge_day(connection: Connection, home_folder: HomeFolder, day: date) -> Gate:
@@ -101,8 +111,71 @@ def judge_day(connection: Connection, home_folder: HomeFolder, day: date) -> Gat
     results = partition.of_day(connection, "review_results", day)
     accepted = partition.accepted_counts(connection, day)
     tenants = sorted({tenant for tenant, _ in accepted})
-    thresholds = {tenant: home_folder.home.tenant(tenant).min_accuracy for tenant in tenants}
-    return gate(results, accepted, home_folder.taxonomies(tenants), thresholds)
+    settings = {tenant: home_folder.home.tenant(tenant) for tenant in tenants}
+    asked = {
+        tenant: Asked(own.min_accuracy, own.pool or tenant) for tenant, own in settings.items()
+    }
+    references = gate_storage.references(connection, day)
+    return gate(results, references, accepted, home_folder.taxonomies(tenants), asked)
+
+
+def keep(connection: Connection, home: Home, day: date, judged: Gate) -> pl.DataFrame:
+    """Store what the gate found, and what a failed tenant-day comes from.
+
+    Returns the verdicts as stored: with all days together, and their details with the causes.
+    """
+    connection.replace("accuracy_cells", judged.cells, day)
+    connection.replace("scored_reviews", judged.scores, day)
+    results = partition.of_day(connection, "review_results", day)
+    connection.replace("gate_causes", pl.DataFrame(), day)
+    rows = []
+    for row in judged.verdicts.iter_rows(named=True):
+        tenant, taxonomy, truth = row["tenant"], row["taxonomy"], row["truth"]
+        counts = gate_storage.standing_counts(
+            connection, day, tenant, taxonomy, truth, row["simulated"]
+        )
+        stands = standing(*counts, row["threshold"])
+        row |= {f"standing_{name}": value for name, value in stands._asdict().items()}
+        measured = judged.accuracies[tenant, taxonomy]
+        if measured.verdict == "failed" and truth in DECIDING:
+            own = results.filter(tenant=tenant, taxonomy=taxonomy)
+            found = blame(
+                own,
+                home.taxonomy(tenant),
+                measured.truth,
+                row["threshold"],
+                home.tenant(tenant).max_error,
+            )
+            due = gate_storage.replace_blame(connection, day, tenant, taxonomy, found, utc_now())
+            row["detail"] += (
+                f". To blame: {found}. Run the day again to ask {due:,} texts anew"
+                if due
+                else f". To blame: {found}. These were asked anew before: run with --reclassify"
+            )
+        rows.append(row)
+    verdicts = pl.DataFrame(rows, schema=pl.Schema({**VERDICTS, **STANDINGS}))
+    connection.replace("gate_verdicts", verdicts, day)
+    return verdicts
+
+
+def gate_news(judged: Gate, verdicts: pl.DataFrame, day: date) -> list[News]:
+    """The alerts of what failed; and of the rest, that it recovered if it had failed before."""
+    news: list[News] = []
+    for row in verdicts.rows(named=True):
+        tenant, taxonomy, verdict = row["tenant"], row["taxonomy"], row["verdict"]
+        detail, threshold, simulated = row["detail"], row["threshold"], bool(row["simulated"])
+        failed = gate_alert(
+            tenant, day, taxonomy, verdict, row["upper"], threshold, detail, simulated
+        )
+        news.append(failed or gate_recovery(tenant, day, taxonomy, verdict, detail))
+        if row["truth"] not in DECIDING:
+            continue  # nothing is known of the day, neither that it is bad nor that it is not
+        about = (tenant, day, taxonomy, threshold, simulated)
+        below = judged.cells.filter("below", tenant=tenant, taxonomy=taxonomy, truth=row["truth"])
+        news += parts_news(*about, below.rows(named=True))
+        stands = Standing(**{name: row[f"standing_{name}"] for name in Standing._fields})
+        news += standing_news(*about, stands)
+    return news
 
 
 def contract_result(judged: Gate) -> dg.AssetCheckResult:
@@ -121,22 +194,17 @@ def contract_result(judged: Gate) -> dg.AssetCheckResult:
     )
 
 
-def quality_result(judged: Gate) -> dg.AssetCheckResult:
-    """The verdicts as one check: it blocks where no tenant is left to publish."""
-    verdicts = judged.verdicts
+def quality_result(
+    judged: Gate, verdicts: pl.DataFrame, wrong: pl.DataFrame, causes: pl.DataFrame
+) -> dg.AssetCheckResult:
+    """The verdicts as one check: it blocks where no tenant is left to publish.
+
+    wrong: reviews whose labels a truth contradicts; causes: what failed tenant-days come from.
+    """
     failed = verdicts.filter(pl.col("verdict") == "failed")
     nothing_left = 0 < failed.height == verdicts.height
-    by_class = [
-        {"tenant": tenant, **row}
-        for (tenant, _), measured in judged.accuracies.items()
-        for row in measured.by_class.rows(named=True)
-    ]
-    by_level = [
-        {"tenant": tenant, **row}
-        for (tenant, _), measured in judged.accuracies.items()
-        for row in measured.by_level.rows(named=True)
-    ]
     day = overall(verdicts)
+    shown = judged.cells.select("tenant", *_SHOWN_CELLS)
     return dg.AssetCheckResult(
         check_name="quality_gate",
         asset_key="review_results",
@@ -148,10 +216,16 @@ def quality_result(judged: Gate) -> dg.AssetCheckResult:
         ),
         metadata={
             "accuracy": share(day.correct, day.n),
+            "accuracy_lower_bound": day.lower or 0.0,
             "truth": day.truth,
             "labels": day.n,
             "verdicts": table(verdicts.rows(named=True)),
-            "by_class": table(by_class),
-            "by_level": table(by_level),
+            "below_the_threshold": table(shown.filter("below").rows(named=True)),
+            "causes": table(causes.rows(named=True)),
+            "wrong_reviews": table(wrong.rows(named=True)),
+            **{
+                f"by_{dimension}": table(shown.filter(dimension=dimension).rows(named=True))
+                for dimension in ("class", "category", "level")
+            },
         },
     )

@@ -7,9 +7,9 @@ evicted, and nothing is ever unpickled. A write is on the disk when the call ret
 from __future__ import annotations
 
 import fcntl
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from datetime import date
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ _SETTINGS = {
     "sqlite_synchronous": 2,  # FULL: a commit survives a loss of power
 }
 _INTENT, _OUTCOME, _GENERATION, _JOB = "intent:", "outcome:", "generation", "job:"
+_VOID = "void"
 
 _OPEN_JOBS = "open_jobs"  # a folder with a mark a day: a sensor need not open every journal
 
@@ -114,11 +115,36 @@ class DayJournal:
             raise ValueError(f"request {request_id} has an outcome already")
 
     def requests(self) -> Iterator[dict[str, Any]]:
-        """Every intent with its `outcome` (None: unknown), by sent_at, then request_id."""
+        """Every intent with its `outcome` (None: unknown), by sent_at, then request_id.
+
+        `voided` names the content keys whose answers count no longer (see `void`).
+        """
+        voided = self._cache.get(_VOID, {})
         names = [key.removeprefix(_INTENT) for key in self._keys(_INTENT)]
         # Only when each was sent is held for all of them: the bodies of a day may be large.
         for _, name in sorted((self._cache[_INTENT + name]["sent_at"], name) for name in names):
-            yield self._cache[_INTENT + name] | {"outcome": self._cache.get(_OUTCOME + name)}
+            record = self._cache[_INTENT + name] | {"outcome": self._cache.get(_OUTCOME + name)}
+            gone = voided.get(record["identity"], {}) if voided else {}
+            if gone:
+                items = (content_key for _, content_key, _ in record.get("items", ()))
+                record["voided"] = [k for k in items if record["sent_at"] < gone.get(k, "")]
+            yield record
+
+    def void(self, texts: Iterable[tuple[str, str]], now: datetime) -> int:
+        """Let answers that were given to texts (identity, content_key) until now count no longer.
+
+        They stay paid for; the texts are asked again. A text is voided once in its day. Returns
+        how many were new.
+        """
+        new = 0
+        with self._cache.transact():
+            held = self._cache.get(_VOID, {})
+            for identity, content_key in texts:
+                of_identity = held.setdefault(identity, {})
+                new += content_key not in of_identity
+                of_identity.setdefault(content_key, now.isoformat())
+            self._cache.set(_VOID, held)
+        return new
 
     def intend_job(self, job: dict[str, Any], requests: list[dict[str, Any]]) -> None:
         """Keep a job of the Batch API and its requests, all or none of them.

@@ -177,10 +177,20 @@ def replace_certificates(
 
 
 def certificates(connection: Connection, day: date, identity: str) -> pl.DataFrame:
-    """An identity's CERTIFICATES as they stood on a day: those of the last day that has any."""
+    """An identity's CERTIFICATES as they stood on a day: those of the last day that has any.
+
+    A label that the gate has failed a day for is switched off, until there is another version.
+    """
     return connection.frame(
         """
-        SELECT * FROM pattern_certificates WHERE identity = $identity AND day = (
+        SELECT c.* REPLACE (
+            CASE WHEN c.status = 'serving' AND k.label IS NOT NULL THEN 'switched off'
+                ELSE c.status END AS status)
+        FROM pattern_certificates c
+        LEFT JOIN (
+            SELECT DISTINCT identity, version, field, label FROM condemned_patterns
+            WHERE day <= $day) k USING (identity, version, field, label)
+        WHERE identity = $identity AND c.day = (
             SELECT max(day) FROM pattern_certificates WHERE identity = $identity AND day <= $day)
         ORDER BY field, label, category
         """,

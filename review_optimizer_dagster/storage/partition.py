@@ -326,6 +326,7 @@ def assembled_results(connection: Connection, day: date) -> pl.DataFrame:
                 WHEN a.status IS DISTINCT FROM 'labelled' THEN 'none'
                 WHEN c.repeat THEN 'l1' ELSE 'model' END AS level,
             c.repeat, coalesce(c.labels, a.labels) AS labels,
+            f.labels AS reference, f.asked AS reference_asked,
             coalesce(c.source_key, CASE WHEN a.status = 'labelled' THEN r.content_key END)
                 AS source_key,
             coalesce(c.score, CASE WHEN a.status = 'labelled' THEN 1.0 END) AS score,
@@ -335,6 +336,8 @@ def assembled_results(connection: Connection, day: date) -> pl.DataFrame:
         JOIN cache_resolution c USING (day, tenant, review_id)
         LEFT JOIN (SELECT * FROM batch_classifications WHERE day = $day) a
             ON a.identity = c.identity AND a.content_key = c.content_key AND c.labels IS NULL
+        LEFT JOIN (SELECT * FROM reference_audits WHERE day = $day) f
+            ON f.identity = c.identity AND f.content_key = c.content_key
         WHERE r.day = $day ORDER BY r.tenant, r.review_id
         """,
         {"day": day},
@@ -380,7 +383,8 @@ def archive_answers(connection: Connection, day: date, texts: pl.DataFrame) -> i
     """Replace what a day added to L3.
 
     texts: identity, content_key, text (normalised). What the model itself said, of misses and of
-    rechecked hits, is archived on tenant-days that the gate let through; derived answers never are.
+    rechecked hits, is archived on tenant-days that the gate let through; derived answers never are,
+    nor is one that a truth contradicts, or of a category that is below the threshold beyond doubt.
     """
     with connection.transaction(), connection.view("texts", texts):
         connection.execute("DELETE FROM review_archive WHERE day = ?", [day])
@@ -395,10 +399,16 @@ def archive_answers(connection: Connection, day: date, texts: pl.DataFrame) -> i
             JOIN batch_classifications a ON a.day = c.day AND a.identity = c.identity
                 AND a.content_key = c.content_key
             JOIN texts t ON t.identity = c.identity AND t.content_key = c.content_key
-            WHERE c.day = ? AND NOT c.repeat AND a.status = 'labelled' AND v.verdict <> 'failed'
+            WHERE c.day = $day AND NOT c.repeat AND a.status = 'labelled' AND v.verdict <> 'failed'
+                AND (c.identity, c.content_key, a.request_id) NOT IN (
+                    SELECT (identity, content_key, request_id) FROM scored_reviews
+                    WHERE day = $day AND NOT correct AND request_id IS NOT NULL)
+                AND (c.tenant, r.taxonomy, coalesce(r.category, '')) NOT IN (
+                    SELECT (tenant, taxonomy, name) FROM accuracy_cells
+                    WHERE day = $day AND dimension = 'category' AND below)
             ORDER BY c.identity, c.content_key
             """,
-            [day],
+            {"day": day},
         )
     return connection.count("review_archive", day)
 

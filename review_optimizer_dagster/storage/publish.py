@@ -14,6 +14,9 @@ _TABLES = (
     "published_results",
     "spend_forecasts",
     "gate_verdicts",
+    "accuracy_cells",
+    "gate_causes",
+    "scored_reviews",
     "level_errors",
     "ledger_entries",
     "llm_requests",
@@ -26,7 +29,10 @@ _PARQUET = ("published_results", "ledger_entries", "llm_requests")
 _PUBLISH = """
 INSERT INTO published_results
 SELECT r.day, r.tenant, r.taxonomy, r.review_id, r.category, r.product_id, r.rating, r.ts,
-    r.status, r.level, r.repeat, r.labels, r.score, r.model, r.reason, v.verdict = 'passed',
+    r.status, r.level, r.repeat, r.labels, r.score, r.model, r.reason,
+    v.verdict = 'passed' AND (r.tenant, r.taxonomy, coalesce(r.category, '')) NOT IN (
+        SELECT (tenant, taxonomy, name) FROM accuracy_cells
+        WHERE day = $day AND dimension = 'category' AND below),
     r.simulated, r.synthetic, coalesce(l.cost_nanos, 0), r.content_key
 FROM review_results r
 JOIN gate_verdicts v USING (day, tenant, taxonomy)

@@ -119,6 +119,9 @@ CREATE TABLE IF NOT EXISTS review_results (
     score DOUBLE, request_id VARCHAR, model VARCHAR, reason VARCHAR, simulated BOOLEAN,
     synthetic BOOLEAN, truth VARCHAR
 );
+-- What the reference model said of it, where it was asked, and how likely that was.
+ALTER TABLE review_results ADD COLUMN IF NOT EXISTS reference VARCHAR;
+ALTER TABLE review_results ADD COLUMN IF NOT EXISTS reference_asked DOUBLE;
 COMMENT ON TABLE review_results IS 'An accepted review with its labels and where they came from.';
 
 CREATE TABLE IF NOT EXISTS gate_verdicts (
@@ -126,7 +129,64 @@ CREATE TABLE IF NOT EXISTS gate_verdicts (
     correct BIGINT, lower DOUBLE, upper DOUBLE, threshold DOUBLE, needed BIGINT,
     contract BOOLEAN, detail VARCHAR
 );
+-- Different texts, the weighted share, whether simulated; all days together, by bounds that hold at
+-- every look.
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS texts BIGINT;
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS accuracy DOUBLE;
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS simulated BOOLEAN;
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS standing_days BIGINT;
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS standing_texts BIGINT;
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS standing_correct BIGINT;
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS standing_lower DOUBLE;
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS standing_upper DOUBLE;
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS standing_verdict VARCHAR;
 COMMENT ON TABLE gate_verdicts IS 'The gate''s verdict of a day, tenant and taxonomy.';
+
+CREATE TABLE IF NOT EXISTS accuracy_cells (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, simulated BOOLEAN, truth VARCHAR,
+    dimension VARCHAR, name VARCHAR, n BIGINT, texts BIGINT, correct BIGINT, accuracy DOUBLE,
+    lower DOUBLE, upper DOUBLE, shared_upper DOUBLE, below BOOLEAN
+);
+COMMENT ON TABLE accuracy_cells IS
+    'Accuracy of a tenant-day and of its parts, by each kind of truth, with its interval.';
+
+CREATE TABLE IF NOT EXISTS scored_reviews (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, simulated BOOLEAN, truth VARCHAR,
+    review_id VARCHAR, identity VARCHAR, content_key VARCHAR, category VARCHAR, level VARCHAR,
+    source_key VARCHAR, request_id VARCHAR, labels VARCHAR, known VARCHAR, correct BOOLEAN,
+    weight DOUBLE, uniform BOOLEAN
+);
+COMMENT ON TABLE scored_reviews IS
+    'A labelled review with a truth that decides, what was served, and whether it was right.';
+
+CREATE TABLE IF NOT EXISTS gate_causes (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, kind VARCHAR, identity VARCHAR, level VARCHAR,
+    source VARCHAR, field VARCHAR, label VARCHAR, category VARCHAR, wrong BIGINT, n BIGINT,
+    reviews BIGINT
+);
+COMMENT ON TABLE gate_causes IS
+    'What a failed tenant-day came from: an entry, a pattern''s label, or answers of the model.';
+
+CREATE TABLE IF NOT EXISTS asked_anew (
+    day DATE, tenant VARCHAR, identity VARCHAR, content_key VARCHAR, noted_at TIMESTAMPTZ,
+    applied_at TIMESTAMPTZ
+);
+COMMENT ON TABLE asked_anew IS
+    'A text of a failed tenant-day that the next run of the day asks the model about, once.';
+
+CREATE TABLE IF NOT EXISTS condemned_patterns (
+    day DATE, identity VARCHAR, version VARCHAR, field VARCHAR, label VARCHAR, n BIGINT,
+    errors BIGINT
+);
+COMMENT ON TABLE condemned_patterns IS
+    'A label that a pattern no longer gives, since the gate failed a day for it.';
+
+CREATE TABLE IF NOT EXISTS reference_audits (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, identity VARCHAR, content_key VARCHAR,
+    reference_identity VARCHAR, labels VARCHAR, model VARCHAR, request_id VARCHAR, asked DOUBLE
+);
+COMMENT ON TABLE reference_audits IS
+    'A text that a stronger model was asked about too; labels is null while it has not answered.';
 
 CREATE TABLE IF NOT EXISTS published_results (
     day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, category VARCHAR,

@@ -282,7 +282,7 @@ COMMENT ON COLUMN {out}.published_labels.review_id IS 'Id of the review, unique 
 COMMENT ON COLUMN {out}.published_labels.field IS 'Field of the taxonomy, e.g. sentiment.';
 COMMENT ON COLUMN {out}.published_labels.label IS 'Its label.';
 COMMENT ON COLUMN {out}.published_labels.level IS 'Where the label came from.';
-COMMENT ON COLUMN {out}.published_labels.verified IS 'True where the gate passed the day; false where it could not decide.';
+COMMENT ON COLUMN {out}.published_labels.verified IS 'True where the gate passed the day; false where it could not decide, and for a category that is below the threshold beyond doubt.';
 COMMENT ON COLUMN {out}.published_labels.simulated IS 'True where a simulator answered.';
 
 CREATE OR REPLACE VIEW {out}.label_mix AS
@@ -303,24 +303,90 @@ COMMENT ON COLUMN {out}.label_mix.reviews IS 'Published reviews with this label.
 COMMENT ON COLUMN {out}.label_mix.share IS 'Share within day, tenant, category and field, 0 to 1.';
 
 CREATE OR REPLACE VIEW {out}.daily_quality AS
-SELECT day, tenant, taxonomy, verdict, truth, n, correct, correct / nullif(n, 0) AS accuracy,
-    lower, upper, threshold, needed, contract, detail
+SELECT day, tenant, taxonomy, verdict, truth, n, correct,
+    coalesce(accuracy, correct / nullif(n, 0)) AS accuracy, lower, upper, threshold, needed,
+    contract, detail, texts, simulated, standing_days, standing_texts, standing_correct,
+    standing_lower, standing_upper, standing_verdict
 FROM {out}.gate_verdicts;
-COMMENT ON VIEW {out}.daily_quality IS 'Accuracy of a day, tenant and taxonomy with its exact 90 % interval, and the gate''s verdict.';
+COMMENT ON VIEW {out}.daily_quality IS 'Accuracy of a day, tenant and taxonomy with its 90 % interval, the gate''s verdict, and all days together.';
 COMMENT ON COLUMN {out}.daily_quality.day IS 'UTC day of delivery.';
 COMMENT ON COLUMN {out}.daily_quality.tenant IS 'Whose reviews.';
 COMMENT ON COLUMN {out}.daily_quality.taxonomy IS 'Kind of document.';
 COMMENT ON COLUMN {out}.daily_quality.verdict IS 'passed, failed or inconclusive.';
-COMMENT ON COLUMN {out}.daily_quality.truth IS 'What it was measured against: labels, stars (weak) or none.';
+COMMENT ON COLUMN {out}.daily_quality.truth IS 'What it was measured against: labels (true ones), audits (the reference model), stars (weak) or none.';
 COMMENT ON COLUMN {out}.daily_quality.n IS 'Reviews with a truth and a label.';
 COMMENT ON COLUMN {out}.daily_quality.correct IS 'Of these, right in every field that has a truth.';
-COMMENT ON COLUMN {out}.daily_quality.accuracy IS 'correct / n.';
-COMMENT ON COLUMN {out}.daily_quality.lower IS 'Lower end of the exact two-sided 90 % interval.';
+COMMENT ON COLUMN {out}.daily_quality.accuracy IS 'correct / n; weighted where the labels are of a stratified sample.';
+COMMENT ON COLUMN {out}.daily_quality.lower IS 'Lower end of the two-sided 90 % interval; each end is a one-sided 95 % bound.';
 COMMENT ON COLUMN {out}.daily_quality.upper IS 'Upper end of it.';
 COMMENT ON COLUMN {out}.daily_quality.threshold IS 'Accuracy that the tenant asks for.';
 COMMENT ON COLUMN {out}.daily_quality.needed IS 'Labels that would decide an inconclusive day at the observed rate.';
 COMMENT ON COLUMN {out}.daily_quality.contract IS 'Whether rows, keys and label sets were as promised.';
 COMMENT ON COLUMN {out}.daily_quality.detail IS 'The verdict in a sentence.';
+COMMENT ON COLUMN {out}.daily_quality.texts IS 'Different texts among the n: what the interval counts.';
+COMMENT ON COLUMN {out}.daily_quality.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.daily_quality.standing_days IS 'Days up to this one that have a truth of this kind.';
+COMMENT ON COLUMN {out}.daily_quality.standing_texts IS 'Different texts of these days, each counted once.';
+COMMENT ON COLUMN {out}.daily_quality.standing_correct IS 'Of these, right.';
+COMMENT ON COLUMN {out}.daily_quality.standing_lower IS 'Lower bound of the accuracy over all days that holds at every look at once (95 %).';
+COMMENT ON COLUMN {out}.daily_quality.standing_upper IS 'Upper bound of it, likewise.';
+COMMENT ON COLUMN {out}.daily_quality.standing_verdict IS 'passed, failed or inconclusive by these two.';
+
+CREATE OR REPLACE VIEW {out}.accuracy_by_part AS
+SELECT day, tenant, taxonomy, simulated, truth, dimension, name, n, texts, correct, accuracy,
+    lower, upper, shared_upper, below
+FROM {out}.accuracy_cells;
+COMMENT ON VIEW {out}.accuracy_by_part IS 'Accuracy of a day and of its fields, classes, categories and levels, by each kind of truth.';
+COMMENT ON COLUMN {out}.accuracy_by_part.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.accuracy_by_part.tenant IS 'Whose reviews.';
+COMMENT ON COLUMN {out}.accuracy_by_part.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.accuracy_by_part.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.accuracy_by_part.truth IS 'labels: true labels; audits: the reference model; stars: ratings, a weak truth; reference: the reference model itself, by true labels.';
+COMMENT ON COLUMN {out}.accuracy_by_part.dimension IS 'all (the day as a whole), field, class (by its true label), category or level.';
+COMMENT ON COLUMN {out}.accuracy_by_part.name IS 'Which one; a class as field=label; empty for the whole.';
+COMMENT ON COLUMN {out}.accuracy_by_part.n IS 'Reviews with a truth and a label; of a field or class, labels of that field.';
+COMMENT ON COLUMN {out}.accuracy_by_part.texts IS 'Different texts among them: what the interval counts.';
+COMMENT ON COLUMN {out}.accuracy_by_part.correct IS 'Of the n, right.';
+COMMENT ON COLUMN {out}.accuracy_by_part.accuracy IS 'Share that is right, 0 to 1; weighted where the labels are of a stratified sample.';
+COMMENT ON COLUMN {out}.accuracy_by_part.lower IS 'Lower end of the two-sided 90 % interval.';
+COMMENT ON COLUMN {out}.accuracy_by_part.upper IS 'Upper end of it.';
+COMMENT ON COLUMN {out}.accuracy_by_part.shared_upper IS 'Upper end that holds for all classes, categories and levels of the day at once (95 %).';
+COMMENT ON COLUMN {out}.accuracy_by_part.below IS 'True where shared_upper is under the accuracy that the tenant asks for.';
+
+CREATE OR REPLACE VIEW {out}.wrong_reviews AS
+SELECT day, tenant, taxonomy, simulated, truth, review_id, category, level, source_key, request_id,
+    labels, known
+FROM {out}.scored_reviews WHERE NOT correct;
+COMMENT ON VIEW {out}.wrong_reviews IS 'Reviews whose labels a truth contradicts, with where the labels came from.';
+COMMENT ON COLUMN {out}.wrong_reviews.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.wrong_reviews.tenant IS 'Whose review.';
+COMMENT ON COLUMN {out}.wrong_reviews.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.wrong_reviews.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.wrong_reviews.truth IS 'labels (true ones) or audits (the reference model).';
+COMMENT ON COLUMN {out}.wrong_reviews.review_id IS 'Id of the review, unique in a day and tenant.';
+COMMENT ON COLUMN {out}.wrong_reviews.category IS 'Category as delivered.';
+COMMENT ON COLUMN {out}.wrong_reviews.level IS 'Where the labels came from.';
+COMMENT ON COLUMN {out}.wrong_reviews.source_key IS 'Cache entry or pattern that they go back to.';
+COMMENT ON COLUMN {out}.wrong_reviews.request_id IS 'Request that the model gave them in; null for what the cache answered.';
+COMMENT ON COLUMN {out}.wrong_reviews.labels IS 'What was served: JSON, field to label.';
+COMMENT ON COLUMN {out}.wrong_reviews.known IS 'The truth: JSON, field to label.';
+
+CREATE OR REPLACE VIEW {out}.failure_causes AS
+SELECT day, tenant, taxonomy, kind, level, source, field, label, category, wrong, n, reviews
+FROM {out}.gate_causes;
+COMMENT ON VIEW {out}.failure_causes IS 'What a tenant-day that the gate failed came from; these answer nothing more, or were asked anew.';
+COMMENT ON COLUMN {out}.failure_causes.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.failure_causes.tenant IS 'Whose day failed.';
+COMMENT ON COLUMN {out}.failure_causes.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.failure_causes.kind IS 'entry (of the cache), pattern (one label of it) or model.';
+COMMENT ON COLUMN {out}.failure_causes.level IS 'Of an entry: the level it answered at.';
+COMMENT ON COLUMN {out}.failure_causes.source IS 'Key of the entry, version of the pattern, or name of the model.';
+COMMENT ON COLUMN {out}.failure_causes.field IS 'Of a pattern: the field of the label.';
+COMMENT ON COLUMN {out}.failure_causes.label IS 'Of a pattern: the label that it gave wrongly.';
+COMMENT ON COLUMN {out}.failure_causes.category IS 'Of a model: where it answered badly; null for single answers.';
+COMMENT ON COLUMN {out}.failure_causes.wrong IS 'Reviews that a truth contradicts.';
+COMMENT ON COLUMN {out}.failure_causes.n IS 'Reviews with a truth that it answered.';
+COMMENT ON COLUMN {out}.failure_causes.reviews IS 'All that it answered on the day.';
 
 CREATE OR REPLACE VIEW {out}.model_requests AS
 SELECT day, tenant, coalesce(model, model_requested) AS model, tier, way, service_tier, status,
@@ -394,7 +460,7 @@ ORDER BY raised_at DESC, alert_id;
 COMMENT ON VIEW {out}.alert_log IS 'Alerts and recoveries, the newest first, as of the last run.';
 COMMENT ON COLUMN {out}.alert_log.raised_at IS 'When it was raised.';
 COMMENT ON COLUMN {out}.alert_log.tenant IS 'Whom it is about.';
-COMMENT ON COLUMN {out}.alert_log.kind IS 'budget, gate, recheck or pattern.';
+COMMENT ON COLUMN {out}.alert_log.kind IS 'budget, gate, quality, latency, drift, service, recheck or pattern.';
 COMMENT ON COLUMN {out}.alert_log.period IS 'UTC month or day that it is about.';
 COMMENT ON COLUMN {out}.alert_log.severity IS 'info (recoveries), warning or critical.';
 COMMENT ON COLUMN {out}.alert_log.threshold IS 'Per cent of the limit; of a recovery, the highest that is over.';

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import tomllib
 from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -129,6 +131,15 @@ class Taxonomy(BaseModel):
         """Input column to the field whose truth it holds."""
         columns = {field.truth_column or field.name: field for field in self.fields[1:]}
         return {self.main.truth_column or "label": self.main} | columns
+
+
+def parse_labels(text: str | None) -> dict[str, Any]:
+    """The object in a JSON column, field to label; empty where it holds none."""
+    try:
+        value = json.loads(text or "{}")
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}
 
 
 def _digest(text: str) -> str:

@@ -14,18 +14,18 @@ from review_optimizer_dagster.bounds import clopper_pearson
 from review_optimizer_dagster.core.quality import (
     RESULTS,
     VERDICTS,
-    Validator,
-    accuracy,
+    Asked,
     gate,
-    labels_needed,
     overall,
     percentiles,
-    score_truth,
     target_seconds,
-    validate_contract,
 )
 from review_optimizer_dagster.settings import ServiceSettings
+from review_optimizer_dagster.suites.contract import validate_contract
+from review_optimizer_dagster.suites.validator import Validator
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy, load_taxonomy
+from review_optimizer_dagster.truth.accuracy import accuracy, labels_needed
+from review_optimizer_dagster.truth.scores import score_truth
 
 COLOURS = Taxonomy(
     name="colours",
@@ -55,7 +55,7 @@ def _results(*rows: Mapping[str, object], tenant: str = "acme") -> pl.DataFrame:
             "tenant": tenant,
             "taxonomy": "colours",
             "review_id": f"r{number}",
-            "identity": "i",
+            "identity": f"{tenant}|i",
             "content_key": f"c{number}",
             "category": "Books",
             "status": "labelled",
@@ -69,6 +69,18 @@ def _results(*rows: Mapping[str, object], tenant: str = "acme") -> pl.DataFrame:
         }
         full.append(dict.fromkeys(RESULTS) | common | values)
     return pl.DataFrame(full, schema=RESULTS)
+
+
+def _references(results: pl.DataFrame) -> pl.DataFrame:
+    """REFERENCES of results whose reviews are all where they should be."""
+    known = results.select("tenant", "review_id")
+    return known.with_columns(in_raw=pl.lit(True), in_ledger=pl.lit(True))
+
+
+def _kept(validator: Validator, results: pl.DataFrame, accepted: int, **more: Any) -> Any:
+    """What the contract says of acme's results."""
+    about: dict[str, Any] = {"tenant": "acme", "scope": "acme", "references": _references(results)} | more
+    return validate_contract(validator, results, taxonomy=COLOURS, accepted=accepted, **about)
 
 
 def _judged(right: int, wrong: int, tenant: str = "acme") -> pl.DataFrame:
@@ -131,18 +143,19 @@ def test_the_tables_break_accuracy_down() -> None:
 
     def counts(frame: pl.DataFrame) -> dict[str, tuple[int, int]]:
         assert frame.filter(pl.col("lower") > pl.col("upper")).is_empty()
-        return {name: (n, correct) for name, n, correct, *_ in frame.iter_rows()}
+        found = frame.select("name", "n", "correct").iter_rows()
+        return {name: (n, correct) for name, n, correct in found}
 
-    assert counts(measured.by_field) == {"colour": (3, 2), "tone": (2, 1)}
-    assert counts(measured.by_class) == {
+    assert counts(measured.table("field")) == {"colour": (3, 2), "tone": (2, 1)}
+    assert counts(measured.table("class")) == {
         "colour=red": (2, 2),
         "colour=green": (1, 0),
         "tone=dark": (1, 1),
         "tone=light": (1, 0),
     }
-    assert counts(measured.by_category) == {"Books": (1, 1), "Garden": (2, 0)}
-    assert counts(measured.by_level) == {"l1": (1, 1), "l2": (2, 0)}
-    assert measured.by_level["lower"][0] == pytest.approx(0.05)
+    assert counts(measured.table("category")) == {"Books": (1, 1), "Garden": (2, 0)}
+    assert counts(measured.table("level")) == {"l1": (1, 1), "l2": (2, 0)}
+    assert measured.table("level")["lower"][0] == pytest.approx(0.05)
 
 
 @pytest.mark.parametrize(
@@ -242,7 +255,7 @@ GOOD: tuple[Mapping[str, object], ...] = (
 
 def test_whole_and_well_formed_results_keep_the_contract(validator: Validator) -> None:
     """A failed review is part of a good day: it is counted, and has no labels."""
-    outcome = validate_contract(validator, _results(*GOOD), "acme", 3, COLOURS)
+    outcome = _kept(validator, _results(*GOOD), 3)
     assert (outcome.success, outcome.failures) == (True, ())
 
 
@@ -279,7 +292,7 @@ def test_one_bad_row_breaks_the_contract(
     example: str | None,
 ) -> None:
     """Each is a way to publish something that nobody can use or trace; the row is named."""
-    outcome = validate_contract(validator, _results(*GOOD, row), "acme", 4, COLOURS)
+    outcome = _kept(validator, _results(*GOOD, row), 4)
     assert not outcome.success
     found = {(each.expectation, each.column): each for each in outcome.failures}
     failure = found[f"expect_column_{expectation}", column]
@@ -293,7 +306,7 @@ def test_lost_reviews_break_the_contract_even_if_none_is_left(
 ) -> None:
     """An empty table meets every expectation on its columns."""
     results = _results(*GOOD).head(kept)
-    outcome = validate_contract(validator, results, "acme", 3, COLOURS)
+    outcome = _kept(validator, results, 3)
     (failure,) = outcome.failures
     assert str(failure) == f"expect_table_row_count_to_equal (observed {kept})"
 
@@ -303,8 +316,9 @@ def test_lost_reviews_break_the_contract_even_if_none_is_left(
 
 def _gate(results: pl.DataFrame, **accepted: int) -> pl.DataFrame:
     pairs = {(tenant, "colours"): count for tenant, count in accepted.items()}
-    thresholds = dict.fromkeys((*accepted, "acme"), 0.95)
-    verdicts = gate(results, pairs, {"colours": COLOURS}, thresholds).verdicts
+    asked = {tenant: Asked(0.95, tenant) for tenant in (*accepted, "acme")}
+    judged = gate(results, _references(results), pairs, {"colours": COLOURS}, asked)
+    verdicts = judged.verdicts
     assert verdicts.schema == VERDICTS
     return verdicts
 
@@ -342,8 +356,9 @@ def test_great_expectations_and_the_measured_accuracy_give_the_same_verdict() ->
     cases = [(59, 0), (58, 0), (90, 10), (95, 5), (0, 1), (0, 2), (300, 15), (0, 0)]
     frames = [_judged(right, wrong, f"t{right}-{wrong}") for right, wrong in cases]
     accepted = {(f"t{right}-{wrong}", "colours"): right + wrong for right, wrong in cases}
-    thresholds = {tenant: 0.95 for tenant, _ in accepted}
-    day = gate(pl.concat(frames), accepted, {"colours": COLOURS}, thresholds)
+    asked = {tenant: Asked(0.95, tenant) for tenant, _ in accepted}
+    results = pl.concat(frames)
+    day = gate(results, _references(results), accepted, {"colours": COLOURS}, asked)
     assert len(day.accuracies) == len(cases)
     for row in day.verdicts.iter_rows(named=True):
         assert row["verdict"] == day.accuracies[row["tenant"], "colours"].verdict
