@@ -18,6 +18,7 @@ Rule: TypeAlias = Literal["one-look", "anytime"]
 Array: TypeAlias = "np.ndarray[Any, Any]"
 
 _HALVINGS = 50  # of the unit interval: bounds are exact to 1e-15
+_EXACT = 1e-8  # relative, of what a weighted bound is found by
 _MOST_TILT = 500.0  # beyond it a chance is 0, and its exponential no float
 
 
@@ -99,7 +100,7 @@ def _chernoff_upper(share: float, steps: Array, counts: Array, evidence: float) 
 
         least = -math.log(float(steps.max()))
         most = evidence / float(counts.sum()) - math.log(float(steps.min()))
-        level = math.exp(brentq(short_at, least, most))
+        level = math.exp(brentq(short_at, least, most, xtol=_EXACT))
         return float((mass * np.maximum(0.0, 1 - 1 / (level * steps))).sum())
 
     def chances(tilt: float) -> tuple[Array, Array]:
@@ -112,7 +113,11 @@ def _chernoff_upper(share: float, steps: Array, counts: Array, evidence: float) 
             return p, p * np.exp(-turn) / (1 - p * drop)
 
         ends = np.log(np.min(drop / steps)), np.log(np.max(np.expm1(turn) / steps))
-        return at(brentq(lambda level: float((mass * at(level)[1]).sum()) - share, *ends))
+
+        def excess(log_level: float) -> float:
+            return float(mass @ at(log_level)[1]) - share
+
+        return at(brentq(excess, *ends, xtol=_EXACT))
 
     def short_of(tilt: float) -> float:
         p, q = chances(tilt)
@@ -121,7 +126,7 @@ def _chernoff_upper(share: float, steps: Array, counts: Array, evidence: float) 
     low = high = 1e-3 / float(steps.max())
     while short_of(high) < 0 and high * float(steps.min()) < _MOST_TILT:
         low, high = high, 4.0 * high
-    return float((mass * chances(brentq(short_of, low, high))[0]).sum())
+    return float(mass @ chances(brentq(short_of, low, high, xtol=_EXACT * high))[0])
 
 
 def upper_bound(errors: int, n: int, confidence: float = 0.95) -> float:

@@ -21,8 +21,9 @@ from review_optimizer_dagster.truth.accuracy import (
     CELLS,
     Accuracy,
     Verdict,
-    accuracy,
-    reported_cells,
+    best,
+    measure,
+    reference_cells,
 )
 from review_optimizer_dagster.truth.scores import DECIDING, SCORES, Truth, score_truth
 
@@ -131,7 +132,8 @@ def gate(
             scope=wanted.scope,
             accepted=accepted.get(key, 0),
         )
-        measured = accuracy(part, taxonomy, wanted.threshold)
+        by_truth = measure(part, taxonomy, wanted.threshold)
+        measured = best(by_truth)
         contracts[key], accuracies[key] = contract, measured
         verdict = _gate_verdict(validator, contract, measured, wanted.threshold)
         is_simulated = bool(part["simulated"].any())
@@ -142,8 +144,9 @@ def gate(
         }
         row = _verdict_row(key, verdict, contract, measured, wanted.threshold)
         rows.append((*row, is_simulated))
-        reported = reported_cells(part, taxonomy, wanted.threshold)
-        cells.append(reported.with_columns(**about).select(CELLS.names()))
+        reported = [each.cells for each in by_truth.values()]
+        reported.append(reference_cells(part, taxonomy, wanted.threshold))
+        cells.append(pl.concat(reported).with_columns(**about).select(CELLS.names()))
         if measured.truth in DECIDING:
             scores.append(score_truth(part, taxonomy, measured.truth))
     verdicts = pl.DataFrame(rows, schema=VERDICTS, orient="row")

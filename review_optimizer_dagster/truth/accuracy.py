@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, TypeAlias, get_args
 
 import polars as pl
@@ -173,13 +174,11 @@ def accuracy_by(
     )
 
 
-def accuracy(results: pl.DataFrame, taxonomy: Taxonomy, threshold: float) -> Accuracy:
-    """The accuracy by the best truth that covers any labelled review."""
-    return next(
-        measured
-        for kind in get_args(Truth)
-        if (measured := accuracy_by(results, taxonomy, threshold, kind)).n or kind == "none"
-    )
+def best(measured: Mapping[Truth, Accuracy]) -> Accuracy:
+    """The accuracy by the best truth that covers any labelled review, of those measured."""
+    found = (measured[kind] for kind in get_args(Truth) if kind in measured)
+    covered = [each for each in found if each.n]
+    return covered[0] if covered else replace(measured["stars"], truth="none")
 
 
 def _verdict(truth: Truth, lower: float, upper: float, threshold: float) -> Verdict:
@@ -190,20 +189,23 @@ def _verdict(truth: Truth, lower: float, upper: float, threshold: float) -> Verd
     return "failed" if upper < threshold else "inconclusive"
 
 
-def reported_cells(results: pl.DataFrame, taxonomy: Taxonomy, threshold: float) -> pl.DataFrame:
-    """The cells by every kind of truth that there is: CELLS without tenant, taxonomy, simulated.
-
-    Where the reference model and true labels speak of the same reviews, `reference` is how often
-    it is right by them: what its audits are worth.
-    """
+def measure(results: pl.DataFrame, taxonomy: Taxonomy, threshold: float) -> dict[Truth, Accuracy]:
+    """The accuracy of labelled reviews (RESULTS of one taxonomy) by each kind of truth."""
     kinds: tuple[Truth, ...] = ("labels", "audits", "stars")
-    found = [accuracy_by(results, taxonomy, threshold, kind).cells for kind in kinds]
+    return {kind: accuracy_by(results, taxonomy, threshold, kind) for kind in kinds}
+
+
+def reference_cells(results: pl.DataFrame, taxonomy: Taxonomy, threshold: float) -> pl.DataFrame:
+    """How often the reference model is right by true labels, where both speak: what it is worth.
+
+    Returns the cells as `Accuracy` has them, their truth `reference`.
+    """
     judged = results.filter(pl.col("reference").is_not_null()).with_columns(
-        labels=pl.col("reference"), status=pl.lit("labelled"), label_asked=None
+        labels=pl.col("reference"), status=pl.lit("labelled")
     )
+    judged = judged.drop("label_asked", strict=False)
     fields = score_fields(judged, taxonomy, truths_of(judged, taxonomy, "labels"), "labels")
-    found.append(_cells(fields, score_reviews(fields), "reference", threshold))
-    return pl.concat(found)
+    return _cells(fields, score_reviews(fields), "reference", threshold)
 
 
 class Standing(NamedTuple):

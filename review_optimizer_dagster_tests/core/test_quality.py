@@ -24,7 +24,7 @@ from review_optimizer_dagster.settings import ServiceSettings
 from review_optimizer_dagster.suites.contract import validate_contract
 from review_optimizer_dagster.suites.validator import Validator
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy, load_taxonomy
-from review_optimizer_dagster.truth.accuracy import accuracy, labels_needed
+from review_optimizer_dagster.truth.accuracy import Accuracy, best, labels_needed, measure
 from review_optimizer_dagster.truth.scores import score_truth
 
 COLOURS = Taxonomy(
@@ -79,8 +79,17 @@ def _references(results: pl.DataFrame) -> pl.DataFrame:
 
 def _kept(validator: Validator, results: pl.DataFrame, accepted: int, **more: Any) -> Any:
     """What the contract says of acme's results."""
-    about: dict[str, Any] = {"tenant": "acme", "scope": "acme", "references": _references(results)} | more
+    about: dict[str, Any] = {
+        "tenant": "acme",
+        "scope": "acme",
+        "references": _references(results),
+    } | more
     return validate_contract(validator, results, taxonomy=COLOURS, accepted=accepted, **about)
+
+
+def accuracy(results: pl.DataFrame, taxonomy: Taxonomy, threshold: float) -> Accuracy:
+    """By the best truth that there is."""
+    return best(measure(results, taxonomy, threshold))
 
 
 def _judged(right: int, wrong: int, tenant: str = "acme") -> pl.DataFrame:
