@@ -63,7 +63,7 @@ def _rate(text: str) -> tuple[str, float]:
     try:
         return name, _share(rate)
     except ValueError as problem:
-        message = f"{text} is not NAME=RATE, such as server_error=0.05"
+        message = f"{text} is not NAME=RATE, such as server_error=0.05 (a RATE is from 0 to 1)"
         raise argparse.ArgumentTypeError(message) from problem
 
 
@@ -132,6 +132,15 @@ def _add_run(commands: Any) -> None:
         default=0.0,
         metavar="RATE",
         help="simulator: share of answers that are wrong, 0 to 1",
+    )
+    run.add_argument(
+        "--flip",
+        type=_rate,
+        action="append",
+        default=[],
+        metavar="CATEGORY=RATE",
+        help="simulator: share of a category's answers that are wrong, as of a model that goes "
+        "wrong without a word; repeatable, needs --answers",
     )
     run.add_argument(
         "--latency",
@@ -298,8 +307,12 @@ def _check_run(home: Home, options: argparse.Namespace, day: date) -> None:
             f"--date {day} is no partition: days go from {settings.first_day} (first_day) to today"
         )
     engine = options.engine or settings.engine.name
-    if engine != "simulator" and (options.answers or options.answer_error or options.fault):
-        raise UserError("--answers, --answer-error and --fault need --engine simulator")
+    if engine != "simulator" and (
+        options.answers or options.answer_error or options.fault or options.flip
+    ):
+        raise UserError("--answers, --answer-error, --flip and --fault need --engine simulator")
+    if options.flip and options.answers is None:
+        raise UserError("--flip needs --answers FILE, which has the categories")
     if engine == "openai":
         settings.engine.api_key()
     if options.answers is not None and not options.answers.is_file():
@@ -322,6 +335,7 @@ def _engine_config(options: argparse.Namespace) -> dict[str, Any]:
         "seconds_per_token": options.seconds_per_token,
         "latency_sigma": options.sigma,
         "faults": dict(options.fault),
+        "flips": dict(options.flip),
         "reclassify": options.reclassify,
     }
 

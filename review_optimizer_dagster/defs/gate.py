@@ -171,8 +171,9 @@ def gate_news(judged: Gate, verdicts: pl.DataFrame, day: date) -> list[News]:
         if row["truth"] not in DECIDING:
             continue  # nothing is known of the day, neither that it is bad nor that it is not
         about = (tenant, day, taxonomy, threshold, simulated)
-        below = judged.cells.filter("below", tenant=tenant, taxonomy=taxonomy, truth=row["truth"])
-        news += parts_news(*about, below.rows(named=True))
+        if not failed:  # whose parts are told by the alert of the whole
+            of_tenant = judged.cells.filter(tenant=tenant, taxonomy=taxonomy, truth=row["truth"])
+            news += parts_news(*about, of_tenant.filter("below").rows(named=True))
         stands = Standing(**{name: row[f"standing_{name}"] for name in Standing._fields})
         news += standing_news(*about, stands)
     return news

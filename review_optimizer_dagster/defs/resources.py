@@ -138,6 +138,11 @@ class Engine(dg.ConfigurableResource["Engine"]):
     answer_error: float = Field(
         default=0.0, ge=0.0, le=1.0, description="Simulator only: share of answers that are wrong."
     )
+    flips: dict[str, float] = Field(
+        default={},
+        description="Simulator only: share of the answers to a category, by its name, that are "
+        "wrong, as of a model that goes wrong without a word; `answers` has the categories.",
+    )
     latency_seconds: float = Field(
         default=0.05, ge=0.0, description="Simulator only: response time of a request."
     )
@@ -157,10 +162,13 @@ class Engine(dg.ConfigurableResource["Engine"]):
     def resolved(self, home: Home) -> str:
         """The engine's name: the run's own choice, else the home's."""
         name = home.settings.engine.name if self.name == "configured" else self.name
-        if name != "simulator" and (self.answers or self.answer_error or self.faults):
+        chosen = self.answers or self.answer_error or self.faults or self.flips
+        if name != "simulator" and chosen:
             raise UserError(
-                f"--answers, --answer-error and --fault need the simulator, not {name!r}"
+                f"--answers, --answer-error, --flip and --fault need the simulator, not {name!r}"
             )
+        if self.flips and not self.answers:
+            raise UserError("--flip needs --answers FILE, which has the categories")
         return name
 
     def simulated(self, home: Home) -> bool:
@@ -217,6 +225,7 @@ class Engine(dg.ConfigurableResource["Engine"]):
             self.answer_error,
             home.settings.batches.seed,
             columns=next((columns for columns in maps if columns), None),
+            flipped=self.flips,
         )
 
     def identities(self, home: Home, tenants: list[str], judge: Judge | None) -> dict[str, str]:

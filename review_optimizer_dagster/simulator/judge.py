@@ -250,7 +250,9 @@ class AnswersJudge:
     Texts are known raw and redacted, as the client may send either. `error_rate` is the exact
     share of the file's distinct texts whose main field is answered wrong: those that come first
     when texts are ordered by a digest of seed and content. A text that is not in the file has no
-    answer. Fields that the file has no column for are judged by the lexicon.
+    answer. Fields that the file has no column for are judged by the lexicon. `flipped` spoils a
+    share of single categories' answers on top, in the same way; it stands for a model that goes
+    wrong without a word, and so does not show in the policy.
     """
 
     def __init__(
@@ -260,10 +262,12 @@ class AnswersJudge:
         error_rate: float,
         seed: int,
         columns: Mapping[str, str] | None = None,
+        flipped: Mapping[str, float] | None = None,
     ) -> None:
         """Read the file, by a tenant's column map where that fits it.
 
-        Raises UserError where it holds no labelled text.
+        Raises UserError where it holds no labelled text, or none of a category that is to be
+        flipped.
         """
         self._lexicon = LexiconJudge()
         self._main = taxonomy.main.name
@@ -277,6 +281,16 @@ class AnswersJudge:
                 f"its label column needs one of: {', '.join(taxonomy.main.labels)}"
             )
         self._spoil(votes.canonical, taxonomy, error_rate, seed, source)
+        for category, rate in (flipped or {}).items():
+            of_category = {
+                key: text
+                for key, text in votes.canonical.items()
+                if votes.category[text] == category
+            }
+            if not of_category:
+                names = ", ".join(sorted({name or "(none)" for name in votes.category.values()}))
+                raise UserError(f"{source} has no category {category!r}; it has: {names}")
+            self._spoil(of_category, taxonomy, rate, seed, source)
         with source.open("rb") as file:
             content = hashlib.file_digest(file, "blake2b").hexdigest()
         digest = hashlib.blake2b(
@@ -325,25 +339,28 @@ class AnswersJudge:
 class _Votes(NamedTuple):
     truth: Mapping[str, Mapping[str, Counter[str]]]  # content key -> field -> label -> rows
     canonical: Mapping[str, str]  # content key -> the key that stands for the same text
+    category: Mapping[str, str | None]  # that key -> the category of its first row
 
 
 def _read_votes(source: Path, taxonomy: Taxonomy, columns: Mapping[str, str]) -> _Votes:
     """Count the labels of every text in the file, under each key that a client may send it by."""
     truth: dict[str, dict[str, Counter[str]]] = {}
     canonical: dict[str, str] = {}
-    for raw, redacted, labels in _labelled_rows(source, taxonomy, columns):
+    categories: dict[str, str | None] = {}
+    for raw, redacted, category, labels in _labelled_rows(source, taxonomy, columns):
+        categories.setdefault(redacted, category)
         for key in {raw, redacted}:
             canonical[key] = redacted
             counts = truth.setdefault(key, defaultdict(Counter))
             for field, label in labels.items():
                 counts[field][label] += 1
-    return _Votes(truth, canonical)
+    return _Votes(truth, canonical, categories)
 
 
 def _labelled_rows(
     source: Path, taxonomy: Taxonomy, columns: Mapping[str, str]
-) -> Iterator[tuple[str, str, dict[str, str]]]:
-    """Content key, key of the redacted text, and true labels of each row with a main label."""
+) -> Iterator[tuple[str, str, str | None, dict[str, str]]]:
+    """Content key, that of the redacted text, category and true labels of each labelled row."""
     from review_optimizer_dagster.core.reviews import (
         Source,
         TenantRules,
@@ -358,12 +375,12 @@ def _labelled_rows(
             Source(source, source.name, tenant), lambda _tenant: rules, InputSettings()
         ):
             of_others |= "other_tenant" in chunk.quarantined["reason"]
-            wanted = ("content_key", "title", "text", "truth")
-            for raw, title, text, truth in chunk.reviews.select(wanted).iter_rows():
+            wanted = ("content_key", "title", "text", "category", "truth")
+            for raw, title, text, category, truth in chunk.reviews.select(wanted).iter_rows():
                 labels = json.loads(truth)
                 if taxonomy.main.name in labels:
                     masked = normalise(title and redact(title), redact(text))
-                    yield raw, content_key(masked), labels
+                    yield raw, content_key(masked), category, labels
         if not of_others:
             return
 

@@ -173,24 +173,30 @@ class BenchmarkHome:
 
     def _judge(self, source: Path, *rest: Any, **options: Any) -> Judge:
         """The judge of an answers file, read once: a day would else read all of it twice."""
-        if str(source) not in self._judges:
-            self._judges[str(source)] = AnswersJudge(source, *rest, **options)
-        return self._judges[str(source)]
+        key = f"{source}|{options.get('flipped')}"
+        if key not in self._judges:
+            self._judges[key] = AnswersJudge(source, *rest, **options)
+        return self._judges[key]
 
-    def run(self, day: date, rows: pl.DataFrame) -> dict[str, Any]:
+    def run(
+        self, day: date, rows: pl.DataFrame | None, flips: Mapping[str, float] | None = None
+    ) -> dict[str, Any]:
         """Deliver the rows on a day and run its partition; returns the run's summary.
 
-        Raises RuntimeError where a step broke.
+        rows: None runs it again as it was delivered; flips: category to the share of its answers
+        that the simulator gives wrong. Raises RuntimeError where a step broke.
         """
         from dagster import DagsterInstance
 
         from review_optimizer_dagster.definitions import definitions_of
         from review_optimizer_dagster.defs import execution
 
-        inbox = self.home.inbox / TENANT / day.isoformat()
-        inbox.mkdir(parents=True)
-        rows.select(_DELIVERED).write_parquet(inbox / "reviews.parquet")
-        config = {"name": "simulator", "answers": str(self._answers), "latency_seconds": 0.0}
+        if rows is not None:
+            inbox = self.home.inbox / TENANT / day.isoformat()
+            inbox.mkdir(parents=True)
+            rows.select(_DELIVERED).write_parquet(inbox / "reviews.parquet")
+        config: dict[str, Any] = {"name": "simulator", "answers": str(self._answers)}
+        config |= {"latency_seconds": 0.0, "flips": dict(flips or {})}
         job = definitions_of(self.home).resolve_job_def("daily_reviews")
         with (
             mock.patch.object(judge, "AnswersJudge", self._judge),
