@@ -125,10 +125,15 @@ class Home:
         if settings.engine.name != "openai":
             return
         prices, today = load_prices(self.prices_file), datetime.now(UTC).date()
-        for number, tier in enumerate(settings.engine.ladder):
-            key = f"engine.tiers.{number}.model" if settings.engine.tiers else "engine.model"
+        asked = {
+            f"engine.tiers.{number}.model" if settings.engine.tiers else "engine.model": tier.model
+            for number, tier in enumerate(settings.engine.ladder)
+        }
+        if settings.audits.model is not None:
+            asked["audits.model"] = settings.audits.model
+        for key, model in asked.items():
             try:
-                prices.check_model(tier.model, today)
+                prices.check_model(model, today)
             except UserError as error:
                 raise ConfigError(self.tenants_file, key, f"cannot be asked: {error}") from error
 

@@ -287,6 +287,20 @@ class RecheckSettings(_Table):
         return self
 
 
+class AuditSettings(_Table):
+    """`[audits]`: a stronger model that is asked about a random part of each day's texts."""
+
+    model: str | None = Field(
+        default=None,
+        min_length=1,
+        description="The reference model, of the same endpoint; without one there are no audits.",
+    )
+    reviews: int = Field(
+        default=60, ge=1, le=10_000, description="Texts that it is asked about, a tenant and day."
+    )
+    seed: int = Field(default=0, description="Seed of the draw.")
+
+
 class InputSettings(_Table):
     """`[input]`: what is accepted."""
 
@@ -393,6 +407,7 @@ class Settings(_Table):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     patterns: PatternSettings = Field(default_factory=PatternSettings)
     rechecks: RecheckSettings = Field(default_factory=RecheckSettings)
+    audits: AuditSettings = Field(default_factory=AuditSettings)
     input: InputSettings = Field(default_factory=InputSettings)
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)

@@ -32,7 +32,7 @@ MISSES = pl.Schema(
         "content_key": pl.String(),
         "title": pl.String(),
         "text": pl.String(),
-        "purpose": pl.String(),  # classification, or audit: a hit that is rechecked
+        "purpose": pl.String(),  # what it is asked for, see core.costs.ATTEMPTS
     }
 )
 

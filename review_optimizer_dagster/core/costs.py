@@ -53,7 +53,8 @@ LEDGER = pl.Schema(
         "booked_by": pl.String(),  # the run, or whoever booked it by hand
     }
 )
-ATTEMPTS = ("classification", "audit", "embedding")  # kinds of requests: what they are for
+REFERENCE = "reference"  # an audit by the reference model; 'audit' is a recheck by the same one
+ATTEMPTS = ("classification", "audit", REFERENCE, "embedding")  # what requests are for
 FREE = ("hit", "repeat")
 CORRECTION = "correction"
 MANUAL = ("refund", "adjustment")  # booked by hand, from a provider's bill
@@ -69,7 +70,7 @@ ROLLUP = pl.Schema(
         "misses": pl.Int64(),
         "deferred": pl.Int64(),
         "cost_nanos": pl.Int64(),
-        "audit_nanos": pl.Int64(),  # of the cost, that of rechecking hits
+        "audit_nanos": pl.Int64(),  # of the cost, that of rechecks and of audits by a reference
         "embedding_nanos": pl.Int64(),  # that of embedding texts for the learned patterns
         "repaid_nanos": pl.Int64(),  # that of texts which the partition had paid for before
         "manual_nanos": pl.Int64(),  # that of refunds and adjustments
@@ -404,7 +405,7 @@ def rollup(ledger: pl.DataFrame, results: pl.DataFrame) -> pl.DataFrame:
         .group_by(by)
         .agg(
             pl.col("cost_nanos", "avoided_nanos").sum(),
-            audit_nanos=cost_of(purpose="audit").sum(),
+            audit_nanos=cost_of(pl.col("purpose").is_in(["audit", REFERENCE])).sum(),
             embedding_nanos=cost_of(purpose="embedding").sum(),
             repaid_nanos=cost_of(pl.col("again") & (pl.col("purpose") == "classification")).sum(),
             manual_nanos=cost_of(pl.col("purpose").is_in(MANUAL)).sum(),

@@ -1,6 +1,6 @@
 """What the cache cannot answer goes to the model, in batches, and so do rechecked hits."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import date
 from typing import Any
 
@@ -17,6 +17,8 @@ from review_optimizer_dagster.alerts.rules import (
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.batching import plan_batches
 from review_optimizer_dagster.core.classifier import ANSWERS, Readout, classify, still_asked
+from review_optimizer_dagster.core.costs import REFERENCE
+from review_optimizer_dagster.defs import audits
 from review_optimizer_dagster.defs.alerting import budget_watch, note_alerts
 from review_optimizer_dagster.defs.metadata import table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
@@ -28,6 +30,7 @@ from review_optimizer_dagster.defs.resources import (
     listener,
     step,
 )
+from review_optimizer_dagster.storage import audits as audit_storage
 from review_optimizer_dagster.storage import learning, partition
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster.storage.rechecks import chance_sample, contradictions, judge
@@ -108,6 +111,7 @@ def batch_classifications(
             taxonomies = home_folder.taxonomies(partition.tenants(connection, day))
         before = home_folder.paid_for(journal, taxonomies)
         unsent = send_rounds(home_folder, warehouse, engine, journal, taxonomies)
+        audit_by_reference(home_folder, warehouse, engine, journal, taxonomies)
         paid = home_folder.paid_for(journal, taxonomies)
         with warehouse.open() as connection:
             answers = answers_for(partition.unanswered(connection, day), paid.answers, unsent)
@@ -200,6 +204,39 @@ def send_rounds(
     return pl.concat([first, second])
 
 
+def audit_by_reference(
+    home_folder: HomeFolder,
+    warehouse: Warehouse,
+    engine: Engine,
+    journal: DayJournal,
+    taxonomies: Mapping[str, Taxonomy],
+) -> None:
+    """Ask the reference model, where there is one, about its part of the day; keep what it said.
+
+    Last, so that a short budget goes to what has no answer at all.
+    """
+    home, day = home_folder.home, journal.day
+    reference = audits.reference_of(engine, home)
+    if reference is None or not taxonomies:
+        return
+
+    def texts(connection: Connection, day: date, plan: pl.DataFrame) -> pl.DataFrame:
+        return audit_storage.with_texts(connection, day, plan)
+
+    with warehouse.open() as connection:
+        drawn = audits.due_audits(connection, day, home, reference, taxonomies)
+        asked = unlabelled(
+            drawn.drop("identity").rename({"reference_identity": "identity"}),
+            home_folder.paid_for(journal, taxonomies),
+        )
+        misses = texts(connection, day, asked).with_columns(purpose=pl.lit(REFERENCE))
+    plan = packed(home_folder, reference, taxonomies, misses, day)
+    send(home_folder, warehouse, reference, journal, plan, taxonomies, texts)
+    paid = home_folder.paid_for(journal, taxonomies)
+    with warehouse.open() as connection:
+        audit_storage.replace_audits(connection, day, audits.answered(drawn, paid))
+
+
 def report_rechecks(connection: Connection, home: Home, day: date) -> list[News]:
     """Store how wrong each level is, by the rechecks of the window; returns the alerts due."""
     window = home.settings.cache.window_days
@@ -251,6 +288,7 @@ def send(
     journal: DayJournal,
     batches: pl.DataFrame,
     taxonomies: Mapping[str, Taxonomy],
+    texts: Callable[[Connection, date, pl.DataFrame], pl.DataFrame] = partition.with_texts,
 ) -> pl.DataFrame:
     """Ask the model about these texts (PLAN); returns those that were not asked (ANSWERS).
 
@@ -268,7 +306,7 @@ def send(
 
     def with_texts(plan: pl.DataFrame) -> pl.DataFrame:
         with warehouse.open(read_only=True) as connection:
-            return partition.with_texts(connection, journal.day, plan)
+            return texts(connection, journal.day, plan)
 
     judge = engine.judge(home, taxonomies) if engine.simulated(home) else None
     with (

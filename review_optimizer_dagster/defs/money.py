@@ -18,6 +18,7 @@ from review_optimizer_dagster.core.costs import (
     rollup,
 )
 from review_optimizer_dagster.defs.alerting import budget_alerts_due, note_alerts
+from review_optimizer_dagster.defs.audits import as_booked
 from review_optimizer_dagster.defs.metadata import dollars, share, table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.publishing import publish_blocked
@@ -26,6 +27,7 @@ from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.money.budgets import note_deferral
 from review_optimizer_dagster.money.forecast import WINDOW_DAYS, Forecast, forecast_month
 from review_optimizer_dagster.storage import ledger, partition
+from review_optimizer_dagster.storage.audits import audited_identities
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster.storage.publish import publish_day, write_files
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
@@ -37,12 +39,13 @@ def book_entries(
     """Append what the ledger of a day does not have yet; returns the new entries (LEDGER)."""
     results = partition.assembled_results(connection, day)
     booked, posting = ledger.booked(connection, day), Posting(utc_now(), run_id)
+    shares = as_booked(paid.shares, audited_identities(connection, day))
     entries = pl.concat(
         [
-            paid_entries(paid.shares, paid.requests, results, booked, posting),
+            paid_entries(shares, paid.requests, results, booked, posting),
             hit_entries(
                 results,
-                paid.shares,
+                shares,
                 ledger.sources(connection, day),
                 ledger.earlier_medians(connection, day),
                 booked,

@@ -35,7 +35,7 @@ CREATE TABLE IF NOT EXISTS batch_plan (
     taxonomy VARCHAR, identity VARCHAR, content_key VARCHAR, tier VARCHAR, complexity DOUBLE,
     tokens BIGINT
 );
--- classification, or audit: a hit that is asked of the model all the same.
+-- classification, audit: a hit that is asked of the model all the same, or reference.
 ALTER TABLE batch_plan ADD COLUMN IF NOT EXISTS purpose VARCHAR;
 COMMENT ON TABLE batch_plan IS 'A text that the model is asked about, and its place in a batch.';
 
@@ -94,7 +94,7 @@ CREATE TABLE IF NOT EXISTS cost_rollups (
     baseline_nanos BIGINT, saving DOUBLE, cost_per_1000_nanos BIGINT, requests BIGINT,
     held_nanos BIGINT
 );
--- What of the cost the rechecks of hits took.
+-- What of the cost the rechecks of hits and the audits by a reference model took.
 ALTER TABLE cost_rollups ADD COLUMN IF NOT EXISTS audit_nanos BIGINT;
 ALTER TABLE cost_rollups ADD COLUMN IF NOT EXISTS embedding_nanos BIGINT;
 ALTER TABLE cost_rollups ADD COLUMN IF NOT EXISTS repaid_nanos BIGINT;

@@ -27,7 +27,7 @@ COMMENT ON COLUMN {out}.daily_costs.misses IS 'Reviews that went to the model: l
 COMMENT ON COLUMN {out}.daily_costs.deferred IS 'Reviews kept back by a spent budget or an open job of the Batch API.';
 COMMENT ON COLUMN {out}.daily_costs.requests IS 'Requests sent to the model, retries included.';
 COMMENT ON COLUMN {out}.daily_costs.cost_usd IS 'What was paid, refunds and corrections included, in US dollars.';
-COMMENT ON COLUMN {out}.daily_costs.audit_usd IS 'Of it, what rechecking hits cost.';
+COMMENT ON COLUMN {out}.daily_costs.audit_usd IS 'Of it, what rechecking hits and asking the reference model cost.';
 COMMENT ON COLUMN {out}.daily_costs.embedding_usd IS 'Of it, what embedding texts for the learned patterns cost.';
 COMMENT ON COLUMN {out}.daily_costs.repaid_usd IS 'Of it, what was paid again on purpose (--reclassify) for texts that had been paid for.';
 COMMENT ON COLUMN {out}.daily_costs.manual_usd IS 'Of it, refunds and adjustments booked by hand; negative where money came back.';
@@ -70,7 +70,7 @@ COMMENT ON COLUMN {out}.monthly_costs.misses IS 'Reviews that went to the model:
 COMMENT ON COLUMN {out}.monthly_costs.deferred IS 'Reviews kept back by a spent budget or an open job of the Batch API.';
 COMMENT ON COLUMN {out}.monthly_costs.requests IS 'Requests sent to the model, retries included.';
 COMMENT ON COLUMN {out}.monthly_costs.cost_usd IS 'What was paid, refunds and corrections included, in US dollars.';
-COMMENT ON COLUMN {out}.monthly_costs.audit_usd IS 'Of it, what rechecking hits cost.';
+COMMENT ON COLUMN {out}.monthly_costs.audit_usd IS 'Of it, what rechecking hits and asking the reference model cost.';
 COMMENT ON COLUMN {out}.monthly_costs.embedding_usd IS 'Of it, what embedding texts for the learned patterns cost.';
 COMMENT ON COLUMN {out}.monthly_costs.repaid_usd IS 'Of it, what was paid again on purpose (--reclassify) for texts that had been paid for.';
 COMMENT ON COLUMN {out}.monthly_costs.manual_usd IS 'Of it, refunds and adjustments booked by hand; negative where money came back.';
@@ -101,7 +101,7 @@ COMMENT ON COLUMN {out}.spend.level IS 'model: paid; else the cache level that a
 COMMENT ON COLUMN {out}.spend.model IS 'Model that answered, or whose answer a hit was.';
 COMMENT ON COLUMN {out}.spend.tier IS 'Step of the ladder of models; null on hits and embeddings.';
 COMMENT ON COLUMN {out}.spend.service_tier IS 'Service tier that was billed, batch: the Batch API; null on hits.';
-COMMENT ON COLUMN {out}.spend.purpose IS 'classification, audit (a hit that was rechecked), embedding, hit, repeat, refund or adjustment; a correction counts as what it corrects.';
+COMMENT ON COLUMN {out}.spend.purpose IS 'classification, audit (a hit that was rechecked), reference (an audit by the reference model), embedding, hit, repeat, refund or adjustment; a correction counts as what it corrects.';
 COMMENT ON COLUMN {out}.spend.simulated IS 'True where a simulator answered: no money was spent.';
 COMMENT ON COLUMN {out}.spend.entries IS 'Entries of the ledger, corrections included.';
 COMMENT ON COLUMN {out}.spend.reviews IS 'Different reviews among them.';
