@@ -16,6 +16,7 @@ from typing import Any
 from review_optimizer_dagster.alerts_command import add_alerts, alerts_command
 from review_optimizer_dagster.config import HOME_VARIABLE, Home
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.gate_command import add_gate, gate_command
 from review_optimizer_dagster.statement_command import add_commands as add_money_commands
 from review_optimizer_dagster.statement_command import book, statement
 
@@ -90,6 +91,7 @@ def build_parser() -> argparse.ArgumentParser:
 
     _add_run(commands)
     _add_explain(commands)
+    add_gate(commands)
     add_alerts(commands)
     ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
     ui.add_argument("--port", type=_port, default=3000)
@@ -242,6 +244,8 @@ def _dispatch(options: argparse.Namespace) -> int:
             return run(home, options)
         if options.command == "explain":
             return explain_review(home, options)
+        if options.command == "gate":
+            return gate_command(home, options)
         if options.command == "statement":
             return statement(home, options)
         if options.command == "book":

@@ -146,7 +146,8 @@ def gate(
         rows.append((*row, is_simulated))
         reported = [each.cells for each in by_truth.values()]
         reported.append(reference_cells(part, taxonomy, wanted.threshold))
-        cells.append(pl.concat(reported).with_columns(**about).select(CELLS.names()))
+        known = pl.concat(reported).filter(pl.col("n") > 0)
+        cells.append(known.with_columns(**about).select(CELLS.names()))
         if measured.truth in DECIDING:
             scores.append(score_truth(part, taxonomy, measured.truth))
     verdicts = pl.DataFrame(rows, schema=VERDICTS, orient="row")

@@ -7,6 +7,7 @@ from datetime import date
 
 import polars as pl
 
+from review_optimizer_dagster.money.amounts import usd
 from review_optimizer_dagster.storage.warehouse import Connection
 
 
@@ -50,3 +51,18 @@ def audited_identities(connection: Connection, day: date) -> Mapping[str, str]:
         "SELECT DISTINCT reference_identity, identity FROM reference_audits WHERE day = ?", [day]
     )
     return {str(reference): str(identity) for reference, identity in rows}
+
+
+def reference_counts(connection: Connection, day: date) -> dict[str, object]:
+    """A day's audits by a reference model: texts asked, answered, and the cost in dollars."""
+    rows = connection.rows(
+        """
+        SELECT (SELECT count(*) FROM reference_audits WHERE day = $day),
+            (SELECT count(labels) FROM reference_audits WHERE day = $day),
+            (SELECT coalesce(sum(cost_nanos), 0)::BIGINT FROM llm_requests
+                WHERE day = $day AND kind = 'reference')
+        """,
+        {"day": day},
+    )
+    asked, answered, cost = (int(str(value)) for value in rows[0])
+    return {"asked": asked, "answered": answered, "cost_usd": usd(cost)}

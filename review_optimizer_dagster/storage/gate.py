@@ -66,6 +66,12 @@ def standing_counts(
     return days, texts, correct
 
 
+def last_day(connection: Connection) -> date | None:
+    """The last day that was judged."""
+    ((day,),) = connection.rows("SELECT max(day) FROM gate_verdicts")
+    return day if isinstance(day, date) else None
+
+
 def wrong_reviews(connection: Connection, day: date, limit: int = 50) -> pl.DataFrame:
     """Reviews of a day whose labels a truth contradicts, with their text, at most `limit`."""
     return connection.frame(

@@ -7,6 +7,7 @@ from typing import Any, cast
 
 from review_optimizer_dagster.core.quality import overall, percentiles
 from review_optimizer_dagster.money.amounts import usd
+from review_optimizer_dagster.storage.audits import reference_counts
 from review_optimizer_dagster.storage.rechecks import audit_counts
 from review_optimizer_dagster.storage.warehouse import Connection
 
@@ -72,6 +73,7 @@ def partition_figures(connection: Connection, day: date, since: datetime) -> dic
         "audits": audits["audits"],
         "audits_disagreed": audits["audits_disagreed"],
         "audit_cost_usd": usd(audits["cost_nanos"]),
+        "reference_audits": reference_counts(connection, day),
         "hit_rate": round(sum(hits.values()) / reviews, 6) if reviews else None,
         "this_run": {"requests": sent, "cost_usd": usd(int(str(sent_nanos)))},
         "llm": llm,
@@ -119,7 +121,8 @@ def _tier_figures(connection: Connection, day: date) -> dict[str, dict[str, Any]
         SELECT tier, max(model_requested) AS model, count(*) AS requests,
             sum(reviews)::BIGINT AS asked,
             sum(escalated)::BIGINT AS escalated, sum(cost_nanos)::BIGINT AS cost_nanos
-        FROM llm_requests WHERE day = ? AND tier IS NOT NULL GROUP BY tier ORDER BY cost_nanos, tier
+        FROM llm_requests WHERE day = ? AND tier IS NOT NULL AND kind <> 'reference'
+        GROUP BY tier ORDER BY cost_nanos, tier
         """,
         [day],
     ).rows(named=True)

@@ -169,7 +169,7 @@ def accuracy_by(
         verdict=verdict,
         needed=labels_needed(*undecided, threshold) if verdict == "inconclusive" else None,
         uncovered=sum(map(bool, truths_of(unlabelled, taxonomy, "labels"))),
-        is_weighted=bool((reviews["weight"] != 1.0).any()),
+        is_weighted=reviews["weight"].n_unique() > 1,
         cells=_cells(fields, reviews, kind, threshold),
     )
 
