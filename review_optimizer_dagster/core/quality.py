@@ -53,6 +53,8 @@ RESULTS = pl.Schema(
         "simulated": pl.Boolean(),
         "synthetic": pl.Boolean(),
         "truth": pl.String(),  # JSON object, field to label; '{}' where nothing is known
+        "truth_origin": pl.String(),  # 'human' or 'delivered'; null where nothing is known
+        "label_asked": pl.Float64(),  # probability of its place in a label sample; null: none
     }
 )
 
