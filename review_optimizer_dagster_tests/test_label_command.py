@@ -219,7 +219,8 @@ def test_labels_that_come_later_count_and_cost_nothing(
     given = reviews(0, 30)
     for row in given:
         del row["label"]
-    deliver(home, [*given, given[0] | {"review_id": "again"}])
+    given.append(given[0] | {"review_id": "again"})
+    deliver(home, given)
     assert run_day()["accuracy"]["truth"] == "none"
     spent = query(home, "SELECT count(*) AS n, sum(cost_nanos) AS c FROM llm_requests").rows()
     out = tmp_path / "s.csv"
