@@ -131,6 +131,8 @@ def load(
         try:
             own = rules(each.tenant)
             digest = _digest(each.path, own)
+        except FileNotFoundError:
+            continue  # gone since it was listed: the next look takes its labels back
         except ConfigError:
             raise
         except UserError as error:
