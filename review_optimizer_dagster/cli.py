@@ -17,6 +17,7 @@ from review_optimizer_dagster.alerts_command import add_alerts, alerts_command
 from review_optimizer_dagster.config import HOME_VARIABLE, Home
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.gate_command import add_gate, gate_command
+from review_optimizer_dagster.label_command import add_label, label_command
 from review_optimizer_dagster.statement_command import add_commands as add_money_commands
 from review_optimizer_dagster.statement_command import book, statement
 
@@ -93,6 +94,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_explain(commands)
     add_gate(commands)
     add_alerts(commands)
+    add_label(commands)
     ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
     ui.add_argument("--port", type=_port, default=3000)
     ui.add_argument("--host", default="127.0.0.1")
@@ -252,6 +254,8 @@ def _dispatch(options: argparse.Namespace) -> int:
             return book(home, options)
         if options.command == "alerts":
             return alerts_command(home, options)
+        if options.command == "label":
+            return label_command(home, options)
         if options.command == "ui":
             return ui(home, options.host, options.port)
         if options.command == "simulator":

@@ -53,6 +53,11 @@ class Home:
         return self.folder / "inbox"
 
     @property
+    def labels(self) -> Path:
+        """Where tenants drop in human labels: `labels/<tenant>/`."""
+        return self.folder / "labels"
+
+    @property
     def warehouse(self) -> Path:
         return self.folder / "warehouse.duckdb"
 

@@ -370,6 +370,11 @@ class TenantSettings(_Table):
         lt=0.5,
         description="Share of the model's own answers that may be wrong.",
     )
+    label_rule: Literal["majority", "newest"] = Field(
+        default="majority",
+        description="Which of several human labels is the truth: that of most labellers, by each "
+        "one's newest, or the newest of all. A tie is disputed and no truth.",
+    )
 
     @model_validator(mode="after")
     def _alerts_ascend(self) -> TenantSettings:

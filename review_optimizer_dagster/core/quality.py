@@ -54,6 +54,8 @@ RESULTS = pl.Schema(
         "truth": pl.String(),  # JSON object, field to label; '{}' where nothing is known
         "reference": pl.String(),  # JSON object: the reference model's labels; null: not asked
         "reference_asked": pl.Float64(),  # how likely it was to be asked; null: it was not drawn
+        "truth_origin": pl.String(),  # 'human' or 'delivered'; null where nothing is known
+        "label_asked": pl.Float64(),  # probability of its place in a label sample; null: none
     }
 )
 

@@ -152,7 +152,7 @@ def _words(field: str, value: object) -> str | None:
     raise InputError("wrong_type", f"{field} is a {type(value).__name__}, not a text")
 
 
-def _spelled(value: object) -> str | None:
+def scalar_text(value: object) -> str | None:
     """A scalar as text, 1.0 as "1"; None where nothing is there."""
     if isinstance(value, str):
         return value.strip() or None
@@ -161,12 +161,13 @@ def _spelled(value: object) -> str | None:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _name(field: str, value: object) -> str | None:
+def name_text(field: str, value: object) -> str | None:
+    """An id or a name as text, None where nothing is there; raises InputError for what is none."""
     if value is None:
         return None
     if not isinstance(value, str | int | float) or isinstance(value, bool):
         raise InputError("wrong_type", f"{field} is a {type(value).__name__}, not a text")
-    if not (name := _spelled(value)):
+    if not (name := scalar_text(value)):
         return None
     if len(name) > MAX_NAME_CHARS:
         raise InputError("over_long", f"{field} is longer than {MAX_NAME_CHARS} characters")
@@ -187,11 +188,11 @@ def _rating(value: object) -> float | None:
     return rating
 
 
-def _micros(value: object) -> int | None:
+def epoch_micros(value: object) -> int | None:
     """Microseconds since 1970 UTC of seconds, milliseconds, ISO text, date or datetime."""
     if value is None:
         return None
-    spelled = _spelled(value) if isinstance(value, str | int | float) else None
+    spelled = scalar_text(value) if isinstance(value, str | int | float) else None
     if spelled is None and isinstance(value, str):
         return None
     try:
@@ -233,7 +234,7 @@ def _moment(value: object, spelled: str | None) -> int:
 def _flag(value: object) -> bool:
     if value is None:
         return False
-    spelled = _spelled(value)
+    spelled = scalar_text(value)
     flag = _TRUE_FALSE.get(spelled.lower()) if spelled else False
     if flag is None:
         raise InputError("wrong_type", f"synthetic {str(value)[:50]!r} is neither true nor false")
@@ -283,7 +284,7 @@ class _Interpreter:
             self._default = self._default or plan.layout
             for column, field in plan.truths:
                 value = row[column]
-                if (spelled := _spelled(value)) and spelled.isdecimal():
+                if (spelled := scalar_text(value)) and spelled.isdecimal():
                     seen.setdefault((tenant, field.name), set()).add(spelled)
                     usual = None if isinstance(value, str) else plan.layout.integer_labels
                     fields[tenant, field.name] = field, usual
@@ -316,7 +317,7 @@ class _Interpreter:
     def _tenant(self, row: Row) -> str:
         own = self._source.tenant
         column = self._rules(own).columns.get("tenant", "tenant") if own else "tenant"
-        named = _name("tenant", row.get(column))
+        named = name_text("tenant", row.get(column))
         if own is None:
             if named is None:
                 raise InputError("no_tenant", "the row has no tenant; name it in `tenant`")
@@ -368,14 +369,14 @@ class _Interpreter:
         return (
             tenant,
             plan.taxonomy,
-            _name("review_id", review_id),
+            name_text("review_id", review_id),
             content_key(normalised),
-            _name("category", category) or UNKNOWN_CATEGORY,
-            _name("product_id", product_id),
+            name_text("category", category) or UNKNOWN_CATEGORY,
+            name_text("product_id", product_id),
             title,
             text,
             _rating(rating),
-            _micros(ts),
+            epoch_micros(ts),
             self._truth(tenant, plan, row),
             _flag(synthetic),
             self._source.file,
@@ -383,7 +384,7 @@ class _Interpreter:
         )
 
     def _truth(self, tenant: str, plan: _Plan, row: Row) -> str:
-        key = tenant, *[(field.name, _spelled(row[column])) for column, field in plan.truths]
+        key = tenant, *[(field.name, scalar_text(row[column])) for column, field in plan.truths]
         if key not in self._truths:
             if len(self._truths) > 10_000:
                 self._truths.clear()
@@ -401,7 +402,7 @@ class _Interpreter:
         truth = {}
         unknown = []
         for column, field in plan.truths:
-            if (spelled := _spelled(row[column])) is None:
+            if (spelled := scalar_text(row[column])) is None:
                 continue
             value = spelled
             if spelled.isdecimal() and spelled not in field.labels and _forms(field):

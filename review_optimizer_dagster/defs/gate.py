@@ -17,6 +17,7 @@ from review_optimizer_dagster.defs.publishing import publish_blocked
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
 from review_optimizer_dagster.storage import gate as gate_storage
 from review_optimizer_dagster.storage import partition
+from review_optimizer_dagster.storage.labels import read_labels
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.truth.accuracy import Standing, standing
 from review_optimizer_dagster.truth.causes import blame
@@ -43,11 +44,12 @@ _SHOWN_CELLS = ("truth", "dimension", "name", "n", "correct", "accuracy", "lower
     "source and score; or the reason why it has none.",
 )
 def review_results(
-    context: dg.AssetExecutionContext, warehouse: Warehouse
+    context: dg.AssetExecutionContext, home_folder: HomeFolder, warehouse: Warehouse
 ) -> dg.MaterializeResult[None]:
-    """Join what the cache and the model said; nothing is published yet."""
+    """Join what the cache, the model and people said; nothing is published yet."""
     day = date.fromisoformat(context.partition_key)
     with step("review_results"), warehouse.open() as connection:
+        known = read_labels(connection, home_folder.home, [day])
         results = partition.assembled_results(connection, day)
         with connection.transaction():
             connection.replace("review_results", results, day)
@@ -58,6 +60,8 @@ def review_results(
             "reviews": results.height,
             "hit_rate": share(hits, results.height),
             "unlabelled": results.filter(pl.col("status") != "labelled").height,
+            "human_labels": results.filter(pl.col("truth_origin") == "human").height,
+            "quarantined_labels": known.quarantined,
             "levels": table(counts.rows(named=True)),
         }
     )

@@ -24,7 +24,7 @@ def day_files(inbox: Path, day: date) -> list[Source]:
     for folder in sorted(inbox.glob(f"*/{day.isoformat()}")):
         tenant = folder.parent.name
         for path in sorted(folder.iterdir()):
-            if path.is_file() and not _unfinished(path):
+            if path.is_file() and not unfinished(path):
                 name = path.relative_to(inbox).as_posix()
                 found.append(
                     Source(path=path, file=name, tenant=None if tenant == MIXED_INBOX else tenant)
@@ -45,7 +45,7 @@ def delivered_days(inbox: Path) -> dict[date, Delivery]:
     days: dict[date, list[str]] = {}
     changed: dict[date, float] = {}
     for path in sorted(inbox.glob("*/*/*")):
-        if not path.is_file() or _unfinished(path):
+        if not path.is_file() or unfinished(path):
             continue
         try:
             day = date.fromisoformat(path.parent.name)
@@ -75,7 +75,7 @@ def deliver(home: Home, file: Path, day: date, tenant: str | None) -> Path:
     """
     if not file.is_file():
         raise UserError(f"{file} is no file: give --reviews the path of a file that can be read")
-    if _unfinished(file):
+    if unfinished(file):
         raise UserError(
             f"{file} has the name of a hidden or unfinished file, and the inbox leaves those "
             "alone: rename it"
@@ -101,5 +101,6 @@ def deliver(home: Home, file: Path, day: date, tenant: str | None) -> Path:
     return target
 
 
-def _unfinished(path: Path) -> bool:
+def unfinished(path: Path) -> bool:
+    """Whether a file is hidden, or still being written, by its name."""
     return path.name.startswith(".") or path.name.endswith(_UNFINISHED)

@@ -10,6 +10,7 @@ import polars as pl
 from review_optimizer_dagster.core.batching import PLAN
 from review_optimizer_dagster.core.cache import ENTRIES, POLICIES, USAGE, valid_since
 from review_optimizer_dagster.core.quality import RESULTS
+from review_optimizer_dagster.storage.labels import resolved_truth
 from review_optimizer_dagster.storage.warehouse import Connection
 
 
@@ -314,8 +315,15 @@ def assembled_results(connection: Connection, day: date) -> pl.DataFrame:
     """Every accepted review of the day with its labels and where they came from: RESULTS.
 
     A repeat of a text that the cache missed shares what the model said of it: where there is no
-    answer, it is failed or deferred as its first review is, and no hit.
+    answer, it is failed or deferred as its first review is, and no hit. Its truth is what the
+    delivery and human labels say of it, as `labels.settle` left them.
     """
+    truth = resolved_truth(connection, day)
+    with connection.view("known_truth", truth):
+        return _assembled(connection, day)
+
+
+def _assembled(connection: Connection, day: date) -> pl.DataFrame:
     return connection.frame(
         """
         SELECT r.tenant, r.taxonomy, r.review_id, c.identity, r.content_key, r.category,
@@ -331,9 +339,13 @@ def assembled_results(connection: Connection, day: date) -> pl.DataFrame:
                 AS source_key,
             coalesce(c.score, CASE WHEN a.status = 'labelled' THEN 1.0 END) AS score,
             a.request_id, a.model, a.reason, ends_with(c.identity, '|simulated') AS simulated,
-            r.synthetic, r.truth
+            r.synthetic, t.truth, t.truth_origin, s.asked AS label_asked
         FROM raw_reviews r
         JOIN cache_resolution c USING (day, tenant, review_id)
+        JOIN known_truth t USING (tenant, review_id)
+        LEFT JOIN label_samples s ON s.day = r.day AND s.tenant = r.tenant
+            AND s.taxonomy = r.taxonomy AND s.review_id = r.review_id
+            AND s.content_key = r.content_key
         LEFT JOIN (SELECT * FROM batch_classifications WHERE day = $day) a
             ON a.identity = c.identity AND a.content_key = c.content_key AND c.labels IS NULL
         LEFT JOIN (SELECT * FROM reference_audits WHERE day = $day) f

@@ -18,12 +18,15 @@ _TABLES = (
     "gate_causes",
     "scored_reviews",
     "level_errors",
+    "label_samples",
     "ledger_entries",
     "llm_requests",
     "pattern_certificates",
     "quarantined_reviews",
+    "resolved_labels",
 )
-_WHOLE = ("cost_rollups", "alerts")  # a few rows a day: months that are over stay comparable
+# A few rows a day: months that are over stay comparable. A human label may be of no day.
+_WHOLE = ("cost_rollups", "alerts", "human_labels", "quarantined_labels")
 _PARQUET = ("published_results", "ledger_entries", "llm_requests")
 
 _PUBLISH = """

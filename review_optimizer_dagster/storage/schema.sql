@@ -122,6 +122,9 @@ CREATE TABLE IF NOT EXISTS review_results (
 -- What the reference model said of it, where it was asked, and how likely that was.
 ALTER TABLE review_results ADD COLUMN IF NOT EXISTS reference VARCHAR;
 ALTER TABLE review_results ADD COLUMN IF NOT EXISTS reference_asked DOUBLE;
+-- Who said what is true, human or delivered, and how likely the review came into a label sample.
+ALTER TABLE review_results ADD COLUMN IF NOT EXISTS truth_origin VARCHAR;
+ALTER TABLE review_results ADD COLUMN IF NOT EXISTS label_asked DOUBLE;
 COMMENT ON TABLE review_results IS 'An accepted review with its labels and where they came from.';
 
 CREATE TABLE IF NOT EXISTS gate_verdicts (
@@ -273,3 +276,39 @@ ALTER TABLE alerts ADD COLUMN IF NOT EXISTS acknowledged_at TIMESTAMPTZ;
 ALTER TABLE alerts ADD COLUMN IF NOT EXISTS acknowledged_by VARCHAR;
 ALTER TABLE alerts ADD COLUMN IF NOT EXISTS deliveries JSON;
 COMMENT ON TABLE alerts IS 'An alert, copied from the journal by each run.';
+
+-- Day is the day of delivery that a judgement is about; null: every delivery of the review.
+CREATE TABLE IF NOT EXISTS human_labels (
+    tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, day DATE, field VARCHAR, label VARCHAR,
+    labeller VARCHAR, labelled_at TIMESTAMPTZ, origin VARCHAR, file VARCHAR, line BIGINT
+);
+COMMENT ON TABLE human_labels IS
+    'What a person says is the right label of a review, a field; every judgement is kept.';
+
+CREATE TABLE IF NOT EXISTS quarantined_labels (
+    tenant VARCHAR, file VARCHAR, line BIGINT, review_id VARCHAR, reason VARCHAR, detail VARCHAR
+);
+COMMENT ON TABLE quarantined_labels IS 'A row, or cell, of a label file that means nothing, and why.';
+
+-- The digest is of size, time of change and what the file was read by; a file is read anew when it
+-- is another.
+CREATE TABLE IF NOT EXISTS label_files (
+    tenant VARCHAR, file VARCHAR, digest VARCHAR, judgements BIGINT, quarantined BIGINT,
+    read_at TIMESTAMPTZ
+);
+COMMENT ON TABLE label_files IS 'A label file that was read, and as it was then.';
+
+CREATE TABLE IF NOT EXISTS resolved_labels (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, field VARCHAR, label VARCHAR,
+    status VARCHAR, labellers BIGINT, votes BIGINT, newest_at TIMESTAMPTZ
+);
+COMMENT ON TABLE resolved_labels IS
+    'What human labels say of a review of a day together: settled, or disputed and so no truth.';
+
+CREATE TABLE IF NOT EXISTS label_samples (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, content_key VARCHAR,
+    shown VARCHAR, stratum VARCHAR, stratum_texts BIGINT, stratum_reviews BIGINT, asked DOUBLE,
+    draw DOUBLE, drawn_at TIMESTAMPTZ, sample_id VARCHAR
+);
+COMMENT ON TABLE label_samples IS
+    'A review whose text was drawn to be labelled; shown is the review that stands for the text.';

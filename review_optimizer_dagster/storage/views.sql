@@ -342,7 +342,7 @@ COMMENT ON COLUMN {out}.accuracy_by_part.tenant IS 'Whose reviews.';
 COMMENT ON COLUMN {out}.accuracy_by_part.taxonomy IS 'Kind of document.';
 COMMENT ON COLUMN {out}.accuracy_by_part.simulated IS 'True where a simulator answered.';
 COMMENT ON COLUMN {out}.accuracy_by_part.truth IS 'labels: true labels; audits: the reference model; stars: ratings, a weak truth; reference: the reference model itself, by true labels.';
-COMMENT ON COLUMN {out}.accuracy_by_part.dimension IS 'all (the day as a whole), field, class (by its true label), category or level.';
+COMMENT ON COLUMN {out}.accuracy_by_part.dimension IS 'all (the day as a whole), field, class (by its true label), category, level, or origin of the true labels (human, delivered).';
 COMMENT ON COLUMN {out}.accuracy_by_part.name IS 'Which one; a class as field=label; empty for the whole.';
 COMMENT ON COLUMN {out}.accuracy_by_part.n IS 'Reviews with a truth and a label; of a field or class, labels of that field.';
 COMMENT ON COLUMN {out}.accuracy_by_part.texts IS 'Different texts among them: what the interval counts.';
@@ -387,6 +387,80 @@ COMMENT ON COLUMN {out}.failure_causes.category IS 'Of a model: where it answere
 COMMENT ON COLUMN {out}.failure_causes.wrong IS 'Reviews that a truth contradicts.';
 COMMENT ON COLUMN {out}.failure_causes.n IS 'Reviews with a truth that it answered.';
 COMMENT ON COLUMN {out}.failure_causes.reviews IS 'All that it answered on the day.';
+
+CREATE OR REPLACE VIEW {out}.label_judgements AS
+SELECT tenant, taxonomy, review_id, day, field, label, labeller, labelled_at, origin, file, line
+FROM {out}.human_labels;
+COMMENT ON VIEW {out}.label_judgements IS 'What each labeller said of each review, a field; every judgement that is kept, all days.';
+COMMENT ON COLUMN {out}.label_judgements.tenant IS 'Whose review.';
+COMMENT ON COLUMN {out}.label_judgements.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.label_judgements.review_id IS 'The review.';
+COMMENT ON COLUMN {out}.label_judgements.day IS 'UTC day of the delivery that it is about; null: every delivery of the review.';
+COMMENT ON COLUMN {out}.label_judgements.field IS 'Question.';
+COMMENT ON COLUMN {out}.label_judgements.label IS 'What the labeller says is right.';
+COMMENT ON COLUMN {out}.label_judgements.labeller IS 'Who said so: by the row, else the folder, else the name of the file.';
+COMMENT ON COLUMN {out}.label_judgements.labelled_at IS 'When: by the row, else the time of change of the file.';
+COMMENT ON COLUMN {out}.label_judgements.origin IS 'file, or table of a DuckDB database.';
+COMMENT ON COLUMN {out}.label_judgements.file IS 'Where it stands, under labels/; a table follows its database behind //.';
+COMMENT ON COLUMN {out}.label_judgements.line IS 'Line or row there.';
+
+CREATE OR REPLACE VIEW {out}.disputed_labels AS
+SELECT r.day, r.tenant, r.taxonomy, r.review_id, r.field, r.labellers, r.newest_at,
+    (SELECT string_agg(DISTINCT h.label, ', ' ORDER BY h.label) FROM {out}.human_labels h
+        WHERE h.tenant = r.tenant AND h.taxonomy = r.taxonomy AND h.field = r.field
+            AND h.review_id = r.review_id AND (h.day IS NULL OR h.day = r.day)) AS labels
+FROM {out}.resolved_labels r WHERE r.status = 'disputed';
+COMMENT ON VIEW {out}.disputed_labels IS 'Labels that people do not agree on, which are no truth until they do.';
+COMMENT ON COLUMN {out}.disputed_labels.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.disputed_labels.tenant IS 'Whose review.';
+COMMENT ON COLUMN {out}.disputed_labels.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.disputed_labels.review_id IS 'The review.';
+COMMENT ON COLUMN {out}.disputed_labels.field IS 'Question.';
+COMMENT ON COLUMN {out}.disputed_labels.labellers IS 'How many people labelled it.';
+COMMENT ON COLUMN {out}.disputed_labels.newest_at IS 'When the last of them did.';
+COMMENT ON COLUMN {out}.disputed_labels.labels IS 'What they said, older judgements of theirs included; null where the label was given to another review of the same text.';
+
+CREATE OR REPLACE VIEW {out}.labeller_agreement AS
+WITH newest AS (
+    SELECT tenant, taxonomy, review_id, day, field, labeller, label FROM {out}.human_labels
+    QUALIFY row_number() OVER (PARTITION BY tenant, taxonomy, review_id, day, field, labeller
+        ORDER BY labelled_at DESC, file DESC, line DESC) = 1)
+SELECT tenant, taxonomy, field, a.labeller AS labeller, b.labeller AS other_labeller,
+    count(*) AS pairs, count(*) FILTER (WHERE a.label = b.label) AS agreeing,
+    count(*) FILTER (WHERE a.label = b.label) / count(*) AS agreement_share
+FROM newest a JOIN newest b USING (tenant, taxonomy, review_id, field)
+WHERE a.labeller < b.labeller AND (a.day = b.day OR a.day IS NULL OR b.day IS NULL)
+GROUP BY tenant, taxonomy, field, a.labeller, b.labeller;
+COMMENT ON VIEW {out}.labeller_agreement IS 'How often two labellers say the same of a review, a field, by the newest of each; all days.';
+COMMENT ON COLUMN {out}.labeller_agreement.tenant IS 'Whose reviews.';
+COMMENT ON COLUMN {out}.labeller_agreement.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.labeller_agreement.field IS 'Question.';
+COMMENT ON COLUMN {out}.labeller_agreement.labeller IS 'One labeller.';
+COMMENT ON COLUMN {out}.labeller_agreement.other_labeller IS 'The other.';
+COMMENT ON COLUMN {out}.labeller_agreement.pairs IS 'Reviews that both labelled.';
+COMMENT ON COLUMN {out}.labeller_agreement.agreeing IS 'Of these, with the same label.';
+COMMENT ON COLUMN {out}.labeller_agreement.agreement_share IS 'agreeing / pairs, 0 to 1; chance agreement is not taken out.';
+
+CREATE OR REPLACE VIEW {out}.label_progress AS
+SELECT s.day, s.tenant, s.taxonomy, s.sample_id, s.stratum,
+    any_value(s.stratum_texts) AS texts, any_value(s.stratum_reviews) AS reviews,
+    count(*) AS drawn, count(*) FILTER (WHERE EXISTS (
+        FROM {out}.human_labels h WHERE h.tenant = s.tenant AND h.taxonomy = s.taxonomy
+            AND h.review_id = s.review_id AND (h.day IS NULL OR h.day = s.day))) AS labelled,
+    any_value(s.asked) AS asked
+FROM {out}.label_samples s WHERE s.review_id = s.shown
+GROUP BY s.day, s.tenant, s.taxonomy, s.sample_id, s.stratum;
+COMMENT ON VIEW {out}.label_progress IS 'How far people are with each sample that was drawn to be labelled, a stratum.';
+COMMENT ON COLUMN {out}.label_progress.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.label_progress.tenant IS 'Whose reviews.';
+COMMENT ON COLUMN {out}.label_progress.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.label_progress.sample_id IS 'Which sample; days that were drawn together have the same.';
+COMMENT ON COLUMN {out}.label_progress.stratum IS 'Label of the main field, level, category and confidence when it was drawn.';
+COMMENT ON COLUMN {out}.label_progress.texts IS 'Different texts in the stratum, of all days drawn together.';
+COMMENT ON COLUMN {out}.label_progress.reviews IS 'Reviews that have one of them.';
+COMMENT ON COLUMN {out}.label_progress.drawn IS 'Texts of this day that people were asked about.';
+COMMENT ON COLUMN {out}.label_progress.labelled IS 'Of these, with a judgement of any field.';
+COMMENT ON COLUMN {out}.label_progress.asked IS 'Probability with which each text of the stratum was drawn.';
 
 CREATE OR REPLACE VIEW {out}.model_requests AS
 SELECT day, tenant, coalesce(model, model_requested) AS model, tier, way, service_tier, status,

@@ -37,7 +37,7 @@ CELLS = pl.Schema(
         "taxonomy": pl.String(),
         "simulated": pl.Boolean(),
         "truth": pl.String(),  # of Truth; 'reference': the reference model by true labels
-        "dimension": pl.String(),  # all, field, class (by its true label), category, level
+        "dimension": pl.String(),  # all, field, class (by its true label), category, level, origin
         "name": pl.String(),
         "n": pl.Int64(),  # reviews; of a field or class, their labels in that field
         "texts": pl.Int64(),
@@ -122,6 +122,7 @@ def _cells(
         ("class", fields, pl.format("{}={}", "field", "truth")),
         ("category", reviews, pl.col("category").fill_null("")),
         ("level", reviews, pl.col("level")),
+        ("origin", reviews.drop_nulls("origin"), pl.col("origin")),
     )
     groups = [
         (dimension, str(name), part)

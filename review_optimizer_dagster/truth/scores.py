@@ -44,6 +44,7 @@ FIELD_SCORES = pl.Schema(
         "content_key": pl.String(),
         "category": pl.String(),
         "level": pl.String(),
+        "origin": pl.String(),  # of a true label: human or delivered; null of any other truth
         "field": pl.String(),
         "truth": pl.String(),
         "correct": pl.Boolean(),
@@ -119,7 +120,10 @@ def score_fields(
 ) -> pl.DataFrame:
     """One row a labelled review and field that has a truth. Returns FIELD_SCORES."""
     fields = {field.name: field for field in taxonomy.fields}
-    rows = results.select("tenant", "content_key", "category", "level", "status", "labels")
+    origin = pl.col("truth_origin") if kind == "labels" else pl.lit(None, pl.String)
+    rows = results.select(
+        "tenant", "content_key", "category", "level", "status", "labels", origin.alias("origin")
+    )
     classes: dict[tuple[str, str], set[str]] = {}
     for tenant, truth in zip(rows["tenant"], truths, strict=True):
         for name, label in truth.items():
@@ -130,7 +134,7 @@ def score_fields(
     for number, (row, truth, weight) in enumerate(
         zip(rows.iter_rows(), truths, weights, strict=True)
     ):
-        tenant, content_key, category, level, status, labels = row
+        tenant, content_key, category, level, status, labels, said = row
         if not truth or status != "labelled" or weight is None:
             continue
         answers = parse_labels(labels)
@@ -139,14 +143,14 @@ def score_fields(
             correct = isinstance(answer, str) and fields[name].agrees(
                 answer, label, known[tenant, name]
             )
-            about = (number, content_key, category, level, name, label, correct, weight)
+            about = (number, content_key, category, level, said, name, label, correct, weight)
             scores.append(about)
     return pl.DataFrame(scores, schema=FIELD_SCORES, orient="row")
 
 
 def score_reviews(fields: pl.DataFrame) -> pl.DataFrame:
     """One row a review: right where every field that has a truth agrees (FIELD_SCORES)."""
-    by = ["row", "content_key", "category", "level", "weight"]
+    by = ["row", "content_key", "category", "level", "origin", "weight"]
     return fields.group_by(by).agg(pl.col("correct").all()).sort("row")
 
 
