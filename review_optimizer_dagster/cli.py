@@ -18,6 +18,7 @@ from review_optimizer_dagster.config import HOME_VARIABLE, Home
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.statement_command import add_commands as add_money_commands
 from review_optimizer_dagster.statement_command import book, statement
+from review_optimizer_dagster.tiers_command import add_tiers, tiers_command
 
 EXIT_CODES = """exit codes: 0 done; 1 the gate failed a tenant's day, or the books of a statement
 differ; 2 something you can mend (the message says what); 3 the run broke"""
@@ -91,6 +92,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_run(commands)
     _add_explain(commands)
     add_alerts(commands)
+    add_tiers(commands)
     ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
     ui.add_argument("--port", type=_port, default=3000)
     ui.add_argument("--host", default="127.0.0.1")
@@ -132,6 +134,14 @@ def _add_run(commands: Any) -> None:
         default=0.0,
         metavar="RATE",
         help="simulator: share of answers that are wrong, 0 to 1",
+    )
+    run.add_argument(
+        "--model-error",
+        type=_rate,
+        action="append",
+        default=[],
+        metavar="MODEL=RATE",
+        help="simulator: share of one model's answers that are wrong; repeatable",
     )
     run.add_argument(
         "--latency",
@@ -239,6 +249,8 @@ def _dispatch(options: argparse.Namespace) -> int:
             return book(home, options)
         if options.command == "alerts":
             return alerts_command(home, options)
+        if options.command == "tiers":
+            return tiers_command(home, options)
         if options.command == "ui":
             return ui(home, options.host, options.port)
         if options.command == "simulator":
@@ -298,8 +310,12 @@ def _check_run(home: Home, options: argparse.Namespace, day: date) -> None:
             f"--date {day} is no partition: days go from {settings.first_day} (first_day) to today"
         )
     engine = options.engine or settings.engine.name
-    if engine != "simulator" and (options.answers or options.answer_error or options.fault):
-        raise UserError("--answers, --answer-error and --fault need --engine simulator")
+    if engine != "simulator" and (
+        options.answers or options.answer_error or options.model_error or options.fault
+    ):
+        raise UserError(
+            "--answers, --answer-error, --model-error and --fault need --engine simulator"
+        )
     if engine == "openai":
         settings.engine.api_key()
     if options.answers is not None and not options.answers.is_file():
@@ -322,6 +338,7 @@ def _engine_config(options: argparse.Namespace) -> dict[str, Any]:
         "seconds_per_token": options.seconds_per_token,
         "latency_sigma": options.sigma,
         "faults": dict(options.fault),
+        "model_errors": dict(options.model_error),
         "reclassify": options.reclassify,
     }
 

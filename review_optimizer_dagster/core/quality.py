@@ -102,12 +102,7 @@ def _truths(results: pl.DataFrame, taxonomy: Taxonomy, kind: Truth) -> list[dict
         return [{} for _ in range(results.height)]
     if kind == "stars":
         return [_star_truth(rating, taxonomy.fields) for rating in results["rating"]]
-    names = {field.name for field in taxonomy.fields}
-    objects = (_json_object(text) for text in results["truth"])
-    return [
-        {name: label for name, label in each.items() if name in names and isinstance(label, str)}
-        for each in objects
-    ]
+    return [taxonomy.truth_of(text) for text in results["truth"]]
 
 
 def _score_fields(
