@@ -1,4 +1,4 @@
-"""The command `review-optimizer tiers`: the ladder of models, what is paused of it, and resuming."""
+"""The command `review-optimizer tiers`: the ladder of models, what of it is paused, resuming."""
 
 from __future__ import annotations
 

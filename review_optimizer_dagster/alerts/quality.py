@@ -21,7 +21,7 @@ def below_reason(sample: BatchSample) -> str:
     return (
         f"of a batch of {sample.reviews:,} reviews {sample.n:,} were compared with their truth, "
         f"and {sample.correct:,} are right, {_percent(sample.correct / sample.n)} "
-        f"(each end of {_percent(found.lower or 0.0)} to {_percent(found.upper or 0.0)} at "
+        f"(interval {_percent(found.lower or 0.0)} to {_percent(found.upper or 0.0)}, each end at "
         f"confidence {found.confidence:.5g}): below the {_percent(goals.threshold)} asked for, "
         f"beyond doubt (goal {_percent(goals.goal)})"
     )
