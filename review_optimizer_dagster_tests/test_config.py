@@ -222,3 +222,12 @@ def test_the_least_reasoning_that_a_model_takes_is_asked_for(
 ) -> None:
     """Labels need no reasoning, and it is billed as output."""
     assert EngineSettings.model_validate({"reasoning_effort": wanted}).effort(model) == sent
+
+
+def test_the_goal_is_no_lower_than_what_is_asked_for(home: Home) -> None:
+    """One that is written must fit; one that is not follows, so that no old file is refused."""
+    said = problem(home, "[tenants.acme]\nmin_accuracy = 0.95\ngoal_accuracy = 0.94\n")
+    assert "goal_accuracy 0.94 is less than min_accuracy 0.95" in said
+    strict = TenantSettings(min_accuracy=0.995, max_error=0.003, model_error=0.002)
+    assert strict.goal == 0.995
+    assert TenantSettings().goal == 0.99
