@@ -41,6 +41,7 @@ from review_optimizer_dagster_tests.scripted_endpoint import (
     asking,
     entries,
     entry,
+    error,
     misses,
 )
 
@@ -312,6 +313,58 @@ def test_a_truth_of_fewer_classes_judges_as_the_gate_does(tmp_path: Path) -> Non
         ran.ask(plan, ALONE, truth=truth)
         table = watching(plan, [], truth=truth)._sampler.table(ran.bench.journal.requests())
         assert table.select("n", "correct").rows() == [(30, 29)]
+
+
+def test_what_waits_to_be_asked_again_leaves_too(tmp_path: Path) -> None:
+    """A batch that met an error is asked of the next tier, in the size that this one takes."""
+    ladder = (CHEAP, Tier("strong", BIG, max_reviews=16))
+    plan = planned(90, ladder)
+
+    def script(asked: Asked) -> Answer:
+        first = len(ran.asked) == 1
+        return error(500)(asked) if first else wrong_by(MODEL)(asked)
+
+    with bench(tmp_path, script) as ran:
+        done = ran.ask(plan, ladder)
+        assert ran.models == [MODEL, MODEL] + [BIG] * 4
+        assert [len(asked.ids) for asked in ran.asked] == [30, 30, 15, 15, 15, 15]
+        assert done.unsent.is_empty()
+        answers = ran.bench.readout().answers
+        assert dict(answers.group_by("tier").len().iter_rows()) == {"cheap": 30, "strong": 60}
+
+
+def test_what_goes_up_in_doubt_is_no_error(tmp_path: Path) -> None:
+    """A model that says it is not sure, and is asked over, must not be paused for it."""
+    plan = planned(30, LADDER)
+
+    def unsure(asked: Asked) -> Answer:
+        if asked.body["model"] == BIG:
+            return wrong_by()(asked)
+        told: list[dict[str, Any]] = [entry(i) | {"unsure": False} for i in asked.ids]
+        for each in told[:6]:
+            each |= {MAIN: WRONG, "unsure": True}
+        return entries(told, model=MODEL)
+
+    with bench(tmp_path, unsure) as ran:
+        ran.ask(plan, LADDER)
+        table = watching(plan, [])._sampler.table(ran.bench.journal.requests())
+        assert table.select("n", "correct").rows() == [(24, 24)]
+        assert not ran.told
+
+
+@pytest.mark.parametrize("in_flight", [1, 4])
+def test_only_what_was_sent_depends_on_the_order(tmp_path: Path, in_flight: int) -> None:
+    """However many are in flight, a request is judged alike, and every text is answered once."""
+    plan = planned(180, LADDER)
+    with bench(tmp_path, wrong_by(MODEL)) as ran:
+        watch = watching(plan, ran.told)
+        ran.bench.ask(plan, quality=watch, ladder=LADDER, in_flight=in_flight)
+        readout = ran.bench.readout()
+        assert readout.answers.filter(status="labelled").height == 180
+        assert readout.requests.height == 6
+        table = watching(plan, [])._sampler.table(ran.bench.journal.requests())
+        assert set(table.filter(tier="cheap")["verdict"]) == {"below"}
+        assert {s.request_id for s in ran.told} == set(table.filter(tier="cheap")["request_id"])
 
 
 def test_jobs_of_the_batch_api_are_sampled_when_they_end(tmp_path: Path) -> None:
