@@ -14,7 +14,7 @@ import pytest
 
 from review_optimizer_dagster.bounds import clopper_pearson
 from review_optimizer_dagster.core.batching import Tier, plan_batches
-from review_optimizer_dagster.core.classifier import Classified
+from review_optimizer_dagster.core.classifier import Classified, Endpoint
 from review_optimizer_dagster.exchange.batch_quality import (
     FEWEST,
     BatchSample,
@@ -25,6 +25,8 @@ from review_optimizer_dagster.exchange.batch_quality import (
     Scope,
     decide,
 )
+from review_optimizer_dagster.exchange.run import Run, Work
+from review_optimizer_dagster.money.prices import load_prices
 from review_optimizer_dagster.settings import BatchSettings
 from review_optimizer_dagster.simulator.judge import LexiconJudge
 from review_optimizer_dagster.simulator.server import Simulator
@@ -331,6 +333,34 @@ def test_what_waits_to_be_asked_again_leaves_too(tmp_path: Path) -> None:
         assert done.unsent.is_empty()
         answers = ran.bench.readout().answers
         assert dict(answers.group_by("tier").len().iter_rows()) == {"cheap": 30, "strong": 60}
+
+
+def test_a_work_leaves_every_queue(tmp_path: Path) -> None:
+    """Ready, waiting for its time, or for a job of the Batch API: none is sent to a paused tier."""
+    plan = planned(120, LADDER)
+    made = Bench(tmp_path, "http://127.0.0.1:9/v1")
+    endpoint = Endpoint(
+        "openai", made.base_url, "none", LADDER, simulated=False, form=lambda _: "labels"
+    )
+    scope = ("acme", str(plan["identity"][0]), "cheap")
+    run = Run(
+        {TAXONOMY.name: TAXONOMY}, endpoint, made.journal, 1, 0, made.budget, load_prices(), True,
+        0, made.time.clock(), lambda *_: None, 120, lambda rows: rows, frozenset(),
+        watching(plan, [], paused=[scope]),
+    )  # fmt: skip
+    ready, later, job, other = run.new_works(plan)
+    run._ready[0].append(ready)
+    run._later = [(9.0, 0, later), (8.0, 1, Work(other.rows, 1, 1, 4))]
+    run.for_batch = [job]
+    run.leave_paused()
+    assert not run._ready[0]
+    assert [
+        work.rows.equals(own.rows)
+        for work, own in zip(run._ready[1], (ready, later, job), strict=True)
+    ] == [True] * 3
+    assert [work.step for *_, work in run._later] == [1]
+    assert run.for_batch == []
+    made.close()
 
 
 def test_what_goes_up_in_doubt_is_no_error(tmp_path: Path) -> None:
