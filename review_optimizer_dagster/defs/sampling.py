@@ -27,7 +27,13 @@ from review_optimizer_dagster.exchange.batch_quality import (
     SampleRules,
     TruthSource,
 )
-from review_optimizer_dagster.exchange.tier_pauses import all_pauses, lift, note_pause, outlived
+from review_optimizer_dagster.exchange.tier_pauses import (
+    OUTLIVED,
+    all_pauses,
+    lift,
+    note_pause,
+    outlived,
+)
 from review_optimizer_dagster.money.budgets import State
 from review_optimizer_dagster.settings import TenantSettings
 from review_optimizer_dagster.storage.journal import DayJournal
@@ -69,16 +75,16 @@ def quality_watch(
     resumed first.
     """
 
-    def truth(tenant: str, identity: str) -> list[tuple[str, str]]:
+    def truth(tenant: str, taxonomy: str) -> list[tuple[str, str]]:
         with warehouse.open(read_only=True) as connection:
-            return known_truths(connection, day, tenant, identity)
+            return known_truths(connection, day, tenant, taxonomy)
 
     with teller(home_folder, state, log) as tell:
         keys = plan.select("tenant", "taxonomy", "identity").unique().iter_rows()
         identities = {(tenant, taxonomy): identity for tenant, taxonomy, identity in keys}
         for pause in outlived(all_pauses(state), identities, simulated):
-            tell([quality_recovery(pause, "another identity", utc_now())])
-            lift(state, pause.scope, "another identity", utc_now())
+            tell([quality_recovery(pause, OUTLIVED, utc_now())])
+            lift(state, pause.scope, OUTLIVED, utc_now())
         known = all_pauses(state)
         paused = {pause.scope for pause in known if pause.is_paused}
 
@@ -106,8 +112,8 @@ def store_samples(
     """Store the samples of a day's batches, by its journal and truth alone; what the UI shows."""
     day = journal.day
 
-    def truth(tenant: str, identity: str) -> list[tuple[str, str]]:
-        return known_truths(connection, day, tenant, identity)
+    def truth(tenant: str, taxonomy: str) -> list[tuple[str, str]]:
+        return known_truths(connection, day, tenant, taxonomy)
 
     samples = sampler(home, taxonomies, truth).table(journal.requests())
     connection.replace("batch_samples", samples, day)

@@ -18,7 +18,7 @@ from review_optimizer_dagster.taxonomies import Taxonomy, truth_classes
 Verdict: TypeAlias = Literal["below", "undecided", "pass", "unsampled"]  # worst first
 Scope: TypeAlias = tuple[str, str, str]  # tenant, identity, tier
 TruthSource: TypeAlias = Callable[[str, str], Iterable[tuple[str, str]]]
-"""Of a tenant and identity: content_key and truth (a JSON object, field to label) of each text."""
+"""Of a tenant and taxonomy: content_key and truth (a JSON object, field to label) of each text."""
 
 LEVEL = 0.05
 """The chance that a tenant's tier is paused on a day although its accuracy is the threshold."""
@@ -185,7 +185,7 @@ def _draw(request_id: str, content_key: str) -> bytes:
 
 
 class Sampler:
-    """Samples replies against a source of truth, which it asks once a tenant and identity."""
+    """Samples replies against a source of truth, which it asks once a tenant and taxonomy."""
 
     def __init__(
         self,
@@ -206,7 +206,7 @@ class Sampler:
         taxonomy = self._taxonomies.get(record["taxonomy"])
         if not is_large(record, self.rules) or not reply.was_read or taxonomy is None:
             return None
-        key = record["tenant"], record["identity"]
+        key = record["tenant"], record["taxonomy"]
         if key not in self._truths:
             self._truths[key] = Truths.of(taxonomy, self._truth(*key))
         goals = self._goals(record["tenant"])
@@ -257,11 +257,14 @@ class BatchWatch:
         self._judged = set(judged)
         self._tell = tell
         self._planned: Counter[tuple[str, str]] = Counter()
+        self._asked: set[tuple[str, str]] = set()
         self.counts: Counter[Verdict] = Counter()
         """Replies that were sampled, by verdict; `unsampled`: too few of them had a truth."""
 
     def plan(self, plan: pl.DataFrame) -> None:
         """Count the large batches of a plan (PLAN): they share the level of a tenant's day."""
+        keys = plan.select("tenant", "identity").unique().iter_rows()
+        self._asked = {(tenant, identity) for tenant, identity in keys}
         sizes = plan.group_by("tenant", "identity", "batch_id", "tier").len()
         large = sizes.filter(pl.col("len") > self._sampler.rules.above)
         counts = large.group_by("tenant", "identity").len().iter_rows()
@@ -290,10 +293,12 @@ class BatchWatch:
     def catch_up(self, records: Iterable[Json]) -> Iterator[Json]:
         """Pass a journal's records on, and judge those that a killed run had no time to judge.
 
-        One that was judged before pauses nothing again: it may have been resumed since.
+        One that was judged before pauses nothing again: it may have been resumed since. What was
+        asked under another identity than the plan's says nothing of this one.
         """
         for record in records:
             is_new = record["request_id"] not in self._judged and record["outcome"] is not None
+            is_new = is_new and (record["tenant"], record["identity"]) in self._asked
             if is_new and is_large(record, self._sampler.rules):
                 sample = self._sampler.sample(record, read_reply(record))
                 if sample is not None:

@@ -14,6 +14,7 @@ from typing import Any
 from review_optimizer_dagster.exchange.batch_quality import BatchSample, Scope
 from review_optimizer_dagster.money.budgets import JSON, State
 
+OUTLIVED = "a change of prompt, model or taxonomy"
 _PREFIX = "paused:"
 
 
@@ -35,7 +36,7 @@ class TierPause:
     """Every batch of this tier that was ever below: each of them pauses it once."""
     lifted_at: datetime | None = None
     lifted_by: str | None = None
-    """Who resumed it, or `another identity`; None while it is paused."""
+    """Who resumed it, or OUTLIVED; None while it is paused."""
 
     @property
     def is_paused(self) -> bool:

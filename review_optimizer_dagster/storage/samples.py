@@ -8,7 +8,7 @@ from review_optimizer_dagster.storage.warehouse import Connection
 
 
 def known_truths(
-    connection: Connection, day: date, tenant: str, identity: str
+    connection: Connection, day: date, tenant: str, taxonomy: str
 ) -> list[tuple[str, str]]:
     """content_key and truth (JSON) of a tenant's texts of a day that came with one.
 
@@ -16,11 +16,10 @@ def known_truths(
     """
     rows = connection.rows(
         """
-        SELECT c.content_key, arg_min(r.truth, r.review_id)
-        FROM cache_resolution c JOIN raw_reviews r USING (day, tenant, review_id)
-        WHERE c.day = ? AND c.tenant = ? AND c.identity = ? AND coalesce(r.truth, '{}') <> '{}'
-        GROUP BY c.content_key ORDER BY c.content_key
+        SELECT content_key, arg_min(truth, review_id) FROM raw_reviews
+        WHERE day = ? AND tenant = ? AND taxonomy = ? AND coalesce(truth, '{}') <> '{}'
+        GROUP BY content_key ORDER BY content_key
         """,
-        [day, tenant, identity],
+        [day, tenant, taxonomy],
     )
     return [(str(key), str(truth)) for key, truth in rows]

@@ -17,7 +17,7 @@ from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs.resources import HomeFolder
 from review_optimizer_dagster.defs.sampling import quality_watch
 from review_optimizer_dagster.exchange.batch_quality import BatchSample, Goals, decide
-from review_optimizer_dagster.exchange.tier_pauses import all_pauses, lift, note_pause
+from review_optimizer_dagster.exchange.tier_pauses import OUTLIVED, all_pauses, lift, note_pause
 from review_optimizer_dagster.storage.journal import StateStore
 from review_optimizer_dagster.storage.warehouse import Warehouse
 from review_optimizer_dagster_tests.conftest import DAY, Runner, deliver, query, reviews
@@ -94,7 +94,7 @@ def test_another_identity_is_not_paused(home: Home) -> None:
         assert paused(SAMPLE.identity)
         assert not paused("acme|reviews@2|real")
         (pause,) = all_pauses(state)
-        assert pause.lifted_by == "another identity"
+        assert pause.lifted_by == OUTLIVED
         assert not paused(SAMPLE.identity)
 
 

@@ -67,8 +67,8 @@ def planned(count: int, ladder: Sequence[Tier], tenant: str = "acme") -> pl.Data
 def all_known(plan: pl.DataFrame) -> Callable[[str, str], list[tuple[str, str]]]:
     """A truth of every text: the first label of the main field."""
 
-    def truth(tenant: str, identity: str) -> list[tuple[str, str]]:
-        own = plan.filter(pl.col("tenant") == tenant, pl.col("identity") == identity)
+    def truth(tenant: str, _taxonomy: str) -> list[tuple[str, str]]:
+        own = plan.filter(pl.col("tenant") == tenant)
         return [(key, json.dumps({MAIN: RIGHT})) for key in own["content_key"]]
 
     return truth
@@ -248,6 +248,21 @@ def test_a_run_that_was_killed_before_it_told_is_made_up_for(tmp_path: Path) -> 
         assert ran.models == [MODEL]
         assert len(ran.told) == 1
         assert done.unsent.height == 150
+
+
+def test_what_another_identity_was_asked_is_past(tmp_path: Path) -> None:
+    """Bad answers to an old prompt do not pause the new one, though nobody was told of them."""
+    plan = planned(60, ALONE)
+    with bench(tmp_path, wrong_by(MODEL)) as ran:
+        ran.bench.ask(plan, ladder=ALONE, in_flight=1)
+        new = plan.with_columns(identity=pl.lit("acme|new"))
+        watch = watching(new, ran.told)
+        watch.plan(new)
+        assert len(list(watch.catch_up(ran.bench.journal.requests()))) == 2
+        assert not ran.told
+        watch.plan(plan)
+        assert len(list(watch.catch_up(ran.bench.journal.requests()))) == 2
+        assert len(ran.told) == 2
 
 
 def test_good_and_small_and_unknown_batches_pause_nothing(tmp_path: Path) -> None:
