@@ -116,7 +116,9 @@ def batch_classifications(
             with connection.transaction():
                 connection.replace("batch_classifications", answers.drop("purpose"), day)
                 connection.replace("llm_requests", paid.requests, day)
-                samples = store_samples(connection, home_folder.home, journal, taxonomies)
+                samples = store_samples(
+                    connection, home_folder.home, journal, paid.requests, taxonomies
+                )
             due = report_rechecks(connection, home_folder.home, day)
             note_alerts(context.log, home_folder, connection, due)
     return dg.MaterializeResult(metadata=figures(before, paid, answers) | samples)

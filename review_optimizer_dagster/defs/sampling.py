@@ -107,15 +107,20 @@ def store_samples(
     connection: Connection,
     home: Home,
     journal: DayJournal,
+    requests: pl.DataFrame,
     taxonomies: Mapping[str, Taxonomy],
 ) -> dict[str, Any]:
-    """Store the samples of a day's batches, by its journal and truth alone; what the UI shows."""
+    """Store the samples of a day's batches, by its journal and truth alone; what the UI shows.
+
+    requests: REQUESTS of the journal; where none is large, it is not read again.
+    """
     day = journal.day
+    is_large = (requests["reviews"] > home.settings.batches.sample_above).any()
 
     def truth(tenant: str, taxonomy: str) -> list[tuple[str, str]]:
         return known_truths(connection, day, tenant, taxonomy)
 
-    samples = sampler(home, taxonomies, truth).table(journal.requests())
+    samples = sampler(home, taxonomies, truth).table(journal.requests() if is_large else ())
     connection.replace("batch_samples", samples, day)
     counts = dict(samples.group_by("verdict").len().iter_rows())
     return {
