@@ -20,6 +20,7 @@ from review_optimizer_dagster.gate_command import add_gate, gate_command
 from review_optimizer_dagster.label_command import add_label, label_command
 from review_optimizer_dagster.statement_command import add_commands as add_money_commands
 from review_optimizer_dagster.statement_command import book, statement
+from review_optimizer_dagster.tiers_command import add_tiers, tiers_command
 
 EXIT_CODES = """exit codes: 0 done; 1 the gate failed a tenant's day, or the books of a statement
 differ; 2 something you can mend (the message says what); 3 the run broke"""
@@ -95,6 +96,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_gate(commands)
     add_alerts(commands)
     add_label(commands)
+    add_tiers(commands)
     ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
     ui.add_argument("--port", type=_port, default=3000)
     ui.add_argument("--host", default="127.0.0.1")
@@ -145,6 +147,14 @@ def _add_run(commands: Any) -> None:
         metavar="CATEGORY=RATE",
         help="simulator: share of a category's answers that are wrong, as of a model that goes "
         "wrong without a word; repeatable, needs --answers",
+    )
+    run.add_argument(
+        "--model-error",
+        type=_rate,
+        action="append",
+        default=[],
+        metavar="MODEL=RATE",
+        help="simulator: share of one model's answers that are wrong; repeatable",
     )
     run.add_argument(
         "--latency",
@@ -256,6 +266,8 @@ def _dispatch(options: argparse.Namespace) -> int:
             return alerts_command(home, options)
         if options.command == "label":
             return label_command(home, options)
+        if options.command == "tiers":
+            return tiers_command(home, options)
         if options.command == "ui":
             return ui(home, options.host, options.port)
         if options.command == "simulator":
@@ -316,9 +328,15 @@ def _check_run(home: Home, options: argparse.Namespace, day: date) -> None:
         )
     engine = options.engine or settings.engine.name
     if engine != "simulator" and (
-        options.answers or options.answer_error or options.fault or options.flip
+        options.answers
+        or options.answer_error
+        or options.model_error
+        or options.fault
+        or options.flip
     ):
-        raise UserError("--answers, --answer-error, --flip and --fault need --engine simulator")
+        raise UserError(
+            "--answers, --answer-error, --model-error, --flip and --fault need --engine simulator"
+        )
     if options.flip and options.answers is None:
         raise UserError("--flip needs --answers FILE, which has the categories")
     if engine == "openai":
@@ -344,6 +362,7 @@ def _engine_config(options: argparse.Namespace) -> dict[str, Any]:
         "latency_sigma": options.sigma,
         "faults": dict(options.fault),
         "flips": dict(options.flip),
+        "model_errors": dict(options.model_error),
         "reclassify": options.reclassify,
     }
 

@@ -134,8 +134,8 @@ class Home:
             f"engine.tiers.{number}.model" if settings.engine.tiers else "engine.model": tier.model
             for number, tier in enumerate(settings.engine.ladder)
         }
-        if settings.audits.model is not None:
-            asked["audits.model"] = settings.audits.model
+        if settings.audits.reference_model is not None:
+            asked["audits.reference_model"] = settings.audits.reference_model
         for key, model in asked.items():
             try:
                 prices.check_model(model, today)

@@ -174,6 +174,17 @@ class BatchSettings(_Table):
         description="Most estimated input tokens in a batch.",
     )
     seed: int = Field(default=0, description="Seed of the order inside and between batches.")
+    sample_above: int = Field(
+        default=100,
+        ge=1,
+        description="Batches of more reviews than this are sampled as they come in: one that is "
+        "below its tenant's min_accuracy beyond doubt pauses its tier.",
+    )
+    sample_reviews: int = Field(
+        default=60,
+        ge=5,
+        description="Reviews of such a batch that are compared with their truth; all, if fewer.",
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> BatchSettings:
@@ -290,7 +301,7 @@ class RecheckSettings(_Table):
 class AuditSettings(_Table):
     """`[audits]`: a stronger model that is asked about a random part of each day's texts."""
 
-    model: str | None = Field(
+    reference_model: str | None = Field(
         default=None,
         min_length=1,
         description="The reference model, of the same endpoint; without one there are no audits.",
@@ -354,6 +365,13 @@ class TenantSettings(_Table):
     min_accuracy: float = Field(
         default=0.95, gt=0.5, lt=1.0, description="Accuracy that the gate asks for."
     )
+    goal_accuracy: float = Field(
+        default=0.99,
+        gt=0.5,
+        le=1.0,
+        description="Accuracy that is aimed at, at least min_accuracy: a line in reports, which "
+        "decides nothing.",
+    )
     max_error: float = Field(
         default=0.03,
         gt=0.0,
@@ -394,6 +412,21 @@ class TenantSettings(_Table):
                 "days would fail their own gate; lower max_error"
             )
         return self
+
+    @model_validator(mode="after")
+    def _goal_is_no_lower(self) -> TenantSettings:
+        # One that is not written follows min_accuracy up.
+        if "goal_accuracy" in self.model_fields_set and self.goal_accuracy < self.min_accuracy:
+            raise ValueError(
+                f"goal_accuracy {self.goal_accuracy:g} is less than min_accuracy "
+                f"{self.min_accuracy:g}: aim at what is asked for, or higher"
+            )
+        return self
+
+    @property
+    def goal(self) -> float:
+        """The goal line of reports."""
+        return max(self.goal_accuracy, self.min_accuracy)
 
     @property
     def budget_nanos(self) -> int:

@@ -126,6 +126,7 @@ def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:
         ("misses: labelled / failed", f"{summary['labelled']:,} / {summary['failed']:,}"),
         ("hits rechecked / contradicted / cost", _rechecks(summary)),
         ("deferred by a spent budget", f"{summary['deferred_by'].get('budget', 0):,}"),
+        ("deferred by a paused tier", _if_any(summary["deferred_by"].get("quality", 0))),
         ("waiting for the Batch API", _if_any(summary["deferred_by"].get("batch", 0))),
         (
             "batches / requests / retries",

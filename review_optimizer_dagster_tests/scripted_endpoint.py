@@ -23,6 +23,7 @@ from review_optimizer_dagster.core.classifier import (
     classify,
     read_requests,
 )
+from review_optimizer_dagster.exchange.batch_quality import BatchWatch
 from review_optimizer_dagster.exchange.prompt import Asking
 from review_optimizer_dagster.exchange.transport import Clock
 from review_optimizer_dagster.money.budgets import Budget, Spend, budget_version
@@ -256,6 +257,7 @@ class Bench:
         *,
         generation: int = 1,
         by_batch: Sequence[str] = (),
+        quality: BatchWatch | None = None,
         **limits: Any,
     ) -> Classified:
         given: dict[str, Any] = {"timeout_seconds": 10.0, "timeout_seconds_per_review": 0.0}
@@ -272,6 +274,7 @@ class Bench:
             self.budget,
             load_prices(),
             by_batch=by_batch,
+            quality=quality,
             progress=lambda done, total: self.progress.append((done, total)),
             clock=self.time.clock(),
         )

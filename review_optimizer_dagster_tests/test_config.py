@@ -163,7 +163,8 @@ def test_every_commented_key_holds_its_default() -> None:
     defaults = Settings(tenants={"acme": TenantSettings()})
     assert Settings.model_validate(data) == defaults
     assert data.keys() == Settings.model_fields.keys()
-    unset = {"pool", "embedding_key_env", "metrics_url"}  # no value of theirs means none
+    # No value of theirs means none.
+    unset = {"pool", "embedding_key_env", "metrics_url", "reference_model"}
     assert data["tenants"]["acme"].keys() == TenantSettings.model_fields.keys() - unset
     for name in data.keys() - {"tenants", "first_day"}:
         assert data[name].keys() == type(getattr(defaults, name)).model_fields.keys() - unset
@@ -222,3 +223,12 @@ def test_the_least_reasoning_that_a_model_takes_is_asked_for(
 ) -> None:
     """Labels need no reasoning, and it is billed as output."""
     assert EngineSettings.model_validate({"reasoning_effort": wanted}).effort(model) == sent
+
+
+def test_the_goal_is_no_lower_than_what_is_asked_for(home: Home) -> None:
+    """One that is written must fit; one that is not follows, so that no old file is refused."""
+    said = problem(home, "[tenants.acme]\nmin_accuracy = 0.95\ngoal_accuracy = 0.94\n")
+    assert "goal_accuracy 0.94 is less than min_accuracy 0.95" in said
+    strict = TenantSettings(min_accuracy=0.995, max_error=0.003, model_error=0.002)
+    assert strict.goal == 0.995
+    assert TenantSettings().goal == 0.99

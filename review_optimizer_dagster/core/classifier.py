@@ -20,6 +20,7 @@ import polars as pl
 
 from review_optimizer_dagster.core.costs import allocate, reply_cost
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.exchange.batch_quality import BatchWatch
 from review_optimizer_dagster.exchange.prompt import Json, as_json
 from review_optimizer_dagster.exchange.reply import Reply, Usage, escalated, read_reply
 from review_optimizer_dagster.exchange.run import Endpoint as Endpoint
@@ -107,8 +108,8 @@ class Classified:
     """What one run did; the answers themselves are in the journal."""
 
     unsent: pl.DataFrame
-    """ANSWERS rows of what was not asked: deferred (by a budget, or until the Batch API has
-    ended), or failed (the endpoint was given up)."""
+    """ANSWERS rows of what was not asked: deferred (by a budget, by a paused tier, or until the
+    Batch API has ended), or failed (the endpoint was given up)."""
     request_ids: tuple[str, ...]
 
 
@@ -278,6 +279,7 @@ def classify(
     prices: PriceTable,
     *,
     by_batch: Iterable[str] = (),
+    quality: BatchWatch | None = None,
     redact: bool = True,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda *_: None,
@@ -286,20 +288,25 @@ def classify(
     """Ask for every item that the journal holds no final answer of in this generation.
 
     plan: PLAN; texts: adds title and text to rows of it, asked for as they are needed; budgets:
-    tenant to its budget; by_batch: the tenants that go through the Batch API; progress: called
-    with the items done and all items. Raises UserError where going on makes no sense (key, credit,
+    tenant to its budget; by_batch: the tenants that go through the Batch API; quality: samples
+    large batches as they come in, and pauses tiers; progress: called with the items done and all
+    items. Raises UserError where going on makes no sense (key, credit,
     model, price, another run of the day); everything paid for until then is in the journal.
     """
     clock = clock or Clock()
     with journal.lock():
-        before = read_requests(journal.requests(), taxonomies, prices, generation)
+        records = journal.requests()
+        if quality is not None:
+            quality.plan(plan)
+            records = quality.catch_up(records)
+        before = read_requests(records, taxonomies, prices, generation)
         settle_budgets(before.requests, budgets)
         asked = still_asked(plan, before.answers)
         by_batch = frozenset(by_batch)
         jobs = [job for job in journal.jobs() if job["status"] != "ended"]
         run = Run(
             taxonomies, endpoint, journal, generation, before.requests.height, budgets, prices,
-            redact, seed, clock, progress, plan.height, texts, by_batch,
+            redact, seed, clock, progress, plan.height, texts, by_batch, quality,
         )  # fmt: skip
         run.advance(plan.height - asked.height)
         if asked.height or jobs:

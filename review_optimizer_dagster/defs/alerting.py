@@ -91,17 +91,28 @@ def budget_watch(
 
     The block's end waits a moment for what is under way, and never for more.
     """
-    home = home_folder.home
-    settings, tenants = home.settings.alerts, home.settings.tenants
-    channels: list[Channel] = channels_of(settings, log)
+    tenants = home_folder.home.settings.tenants
 
     def thresholds(tenant: str) -> Sequence[int]:
         return (tenants.get(tenant) or TenantSettings()).alert_at
 
+    with teller(home_folder, state, log) as tell:
+        yield Watch(state, thresholds, utc_now, tell)
+
+
+@contextmanager
+def teller(
+    home_folder: HomeFolder, state: State, log: logging.Logger
+) -> Iterator[Callable[[Sequence[News]], None]]:
+    """What raises news while a run goes on, and has its alerts leave in the background.
+
+    The block's end waits a moment for what is under way, and never for more.
+    """
+    channels: list[Channel] = channels_of(home_folder.home.settings.alerts, log)
     with Dispatcher(state, channels, utc_now, log) as dispatcher:
 
         def tell(news: Sequence[News]) -> None:
             if raise_news(state, news, lambda alert: owed_to(channels, alert)):
                 dispatcher.wake()
 
-        yield Watch(state, thresholds, utc_now, tell)
+        yield tell

@@ -34,14 +34,14 @@ class ReferenceEngine(Engine):
 
     def ladder(self, home: Home) -> tuple[Tier, ...]:
         """The reference model alone."""
-        model = home.settings.audits.model or ""
+        model = home.settings.audits.reference_model or ""
         most = home.batch_cap(model) or home.settings.batches.max_reviews
         return (Tier(REFERENCE, model, 1.0, most, home.settings.engine.effort(model)),)
 
 
 def reference_of(engine: Engine, home: Home) -> ReferenceEngine | None:
     """Who audits a run; None where no model is named, or the engine is this machine's own."""
-    if home.settings.audits.model is None or engine.resolved(home) == "local":
+    if home.settings.audits.reference_model is None or engine.resolved(home) == "local":
         return None
     return ReferenceEngine.beside(engine)
 

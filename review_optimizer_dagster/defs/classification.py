@@ -30,6 +30,7 @@ from review_optimizer_dagster.defs.resources import (
     listener,
     step,
 )
+from review_optimizer_dagster.defs.sampling import quality_watch, store_samples
 from review_optimizer_dagster.storage import audits as audit_storage
 from review_optimizer_dagster.storage import learning, partition
 from review_optimizer_dagster.storage.journal import DayJournal
@@ -96,7 +97,8 @@ def batch_plan(
     kinds={"openai", "duckdb"},
     description="A row is a text that the model was asked about: labelled, failed or deferred. "
     "`llm_requests` holds a row an attempt, with what it cost; `audits` a row a hit that was "
-    "rechecked, and `level_errors` how often each level was contradicted.",
+    "rechecked, and `level_errors` how often each level was contradicted; `batch_samples` a row a "
+    "large batch whose labels were compared with their truth.",
 )
 def batch_classifications(
     context: dg.AssetExecutionContext,
@@ -118,9 +120,12 @@ def batch_classifications(
             with connection.transaction():
                 connection.replace("batch_classifications", answers.drop("purpose"), day)
                 connection.replace("llm_requests", paid.requests, day)
+                samples = store_samples(
+                    connection, home_folder.home, journal, paid.requests, taxonomies
+                )
             due = report_rechecks(connection, home_folder.home, day)
             note_alerts(context.log, home_folder, connection, due)
-    return dg.MaterializeResult(metadata=figures(before, paid, answers))
+    return dg.MaterializeResult(metadata=figures(before, paid, answers) | samples)
 
 
 def figures(before: Readout, paid: Readout, answers: pl.DataFrame) -> dict[str, Any]:
@@ -309,9 +314,13 @@ def send(
             return texts(connection, journal.day, plan)
 
     judge = engine.judge(home, taxonomies) if engine.simulated(home) else None
+    log, simulated = dg.get_dagster_logger(), judge is not None
     with (
         home_folder.state() as state,
-        budget_watch(home_folder, state, dg.get_dagster_logger()) as watch,
+        budget_watch(home_folder, state, log) as watch,
+        quality_watch(
+            home_folder, warehouse, state, journal.day, batches, taxonomies, simulated, log
+        ) as quality,
         engine.endpoint(home, judge) as endpoint,
     ):
         done = classify(
@@ -324,6 +333,7 @@ def send(
             lambda tenant: budget(home, state, tenant, endpoint.simulated, watch),
             home_folder.prices(),
             by_batch=by_batch,
+            quality=quality,
             redact=home.settings.input.redact,
             seed=home.settings.batches.seed,
             progress=listener.get().texts,

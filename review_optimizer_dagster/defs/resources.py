@@ -155,6 +155,9 @@ class Engine(dg.ConfigurableResource["Engine"]):
     faults: dict[str, float] = Field(
         default={}, description="Simulator only: share of requests that meet each fault, by name."
     )
+    model_errors: dict[str, float] = Field(
+        default={}, description="Simulator only: share of answers that are wrong, by model."
+    )
     reclassify: bool = Field(
         default=False, description="Ask the model again about every text, and pay again."
     )
@@ -162,10 +165,11 @@ class Engine(dg.ConfigurableResource["Engine"]):
     def resolved(self, home: Home) -> str:
         """The engine's name: the run's own choice, else the home's."""
         name = home.settings.engine.name if self.name == "configured" else self.name
-        chosen = self.answers or self.answer_error or self.faults or self.flips
+        chosen = self.answers or self.answer_error or self.model_errors or self.faults or self.flips
         if name != "simulator" and chosen:
             raise UserError(
-                f"--answers, --answer-error, --flip and --fault need the simulator, not {name!r}"
+                "--answers, --answer-error, --model-error, --flip and --fault need the "
+                f"simulator, not {name!r}"
             )
         if self.flips and not self.answers:
             raise UserError("--flip needs --answers FILE, which has the categories")
@@ -233,6 +237,9 @@ class Engine(dg.ConfigurableResource["Engine"]):
         ladder = self.ladder(home)
         # The same name may be another model elsewhere.
         answerer = judge.policy if judge else urlsplit(home.settings.engine.base_url).netloc
+        # A simulator whose model errs gives other answers than one whose model does not.
+        errs = sorted((model, rate) for model, rate in self.model_errors.items() if rate)
+        answerer += "".join(f"~{model}={rate:g}" for model, rate in errs)
         if self.resolved(home) == "local":
             from review_optimizer_dagster.local_model import LocalModel
 
@@ -309,6 +316,7 @@ class Engine(dg.ConfigurableResource["Engine"]):
             seconds_per_token=self.seconds_per_token,
             sigma=self.latency_sigma,
             faults=self.faults,
+            wrong_rates=self.model_errors,
         )
 
     @contextmanager

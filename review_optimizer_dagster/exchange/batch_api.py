@@ -114,6 +114,7 @@ class BatchJobs:
     async def _submit_all(self) -> None:
         """Make jobs of the works that wait for it: one model a job, within the API's limits."""
         run = self._run
+        run.leave_paused()
         while run.for_batch and not run.stop:
             step = run.for_batch[0].step
             records: list[Json] = []

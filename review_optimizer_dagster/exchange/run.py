@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from datetime import date, datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
 import polars as pl
@@ -34,6 +34,7 @@ from review_optimizer_dagster.money.prices import BATCH_TIER, DEFAULT_TIER, Pric
 from review_optimizer_dagster.taxonomies import Taxonomy
 
 if TYPE_CHECKING:
+    from review_optimizer_dagster.exchange.batch_quality import BatchWatch
     from review_optimizer_dagster.exchange.memory import MemoryProbe, MemoryReading
 
 FIRST_BACKOFF_SECONDS = 0.5
@@ -127,9 +128,13 @@ class Work:
     useless_before: int = 0
     """Useless answers in this tier."""
 
-    @property
+    @cached_property
     def tenant(self) -> str:
         return str(self.rows["tenant"][0])
+
+    @cached_property
+    def identity(self) -> str:
+        return str(self.rows["identity"][0])
 
     def parts(self, size: int) -> list[Work]:
         """The same items in works of at most `size`, all nearly as large."""
@@ -156,6 +161,8 @@ class Run:
     total: int
     texts: Callable[[pl.DataFrame], pl.DataFrame]
     by_batch: frozenset[str]
+    quality: BatchWatch | None = None
+    """Told of every reply; what it pauses is sent nothing more."""
 
     def __post_init__(self) -> None:
         self.done = 0
@@ -268,6 +275,7 @@ class Run:
 
     def _start(self, client: Any, running: set[asyncio.Task[None]]) -> None:
         """Send what may be sent now."""
+        self.leave_paused()
         while not self.stop:
             now = self.clock.monotonic()
             while self._later and self._later[0][0] <= now:
@@ -351,6 +359,42 @@ class Run:
             reason = f"circuit open: {self._last_error.get(tier.model, 'no answer')}"
             for work in works:
                 self.put_off(work.rows, "failed", reason, work.attempt - 1)
+
+    def leave_paused(self) -> None:
+        """Take what waits for a paused tier to the next one that is not, or put it off."""
+        if self.quality is None or not self.quality.has_paused:
+            return
+        moved = [work for works in self._ready.values() for work in works if self._is_paused(work)]
+        for step, works in self._ready.items() if moved else ():
+            self._ready[step] = deque(work for work in works if not self._is_paused(work))
+        later = [each for each in self._later if self._is_paused(each[2])]
+        if later:
+            self._later = [each for each in self._later if not self._is_paused(each[2])]
+            heapq.heapify(self._later)
+        waiting = [work for work in self.for_batch if self._is_paused(work)]
+        self.for_batch = [work for work in self.for_batch if not self._is_paused(work)]
+        for work in (*moved, *(work for *_, work in sorted(later)), *waiting):
+            self._move_up(work)
+
+    def _is_paused(self, work: Work, step: int | None = None) -> bool:
+        tier = self.endpoint.ladder[work.step if step is None else step]
+        paused = self.quality is not None and self.quality.is_paused
+        return bool(paused and paused(work.tenant, work.identity, tier.name))
+
+    def _move_up(self, work: Work) -> None:
+        """Queue a work for the next tier that is not paused; put it off where there is none."""
+        ladder = self.endpoint.ladder
+        above = range(work.step + 1, len(ladder))
+        step = next((step for step in above if not self._is_paused(work, step)), None)
+        if step is None:
+            self.put_off(work.rows, "deferred", "quality", work.attempt - 1)
+            return
+        moved = Work(work.rows, step, work.attempt, self.endpoint.max_attempts - 1)
+        for part in moved.parts(ladder[step].max_reviews):
+            if part.tenant in self.by_batch:
+                self.for_batch.append(part)
+            else:
+                self._ready[step].append(part)
 
     def put_off(self, rows: pl.DataFrame, status: str, reason: str, attempts: int = 0) -> None:
         """Note items that this run does not ask (any more)."""
@@ -438,6 +482,8 @@ class Run:
             "codes": {name: list(codes) for name, codes in asking.codes.items()},
             "items": items,
             "worst_nanos": worst,
+            "large_batches": self.quality
+            and self.quality.planned(first["tenant"], first["identity"]),
             "memory": memory and {"share": round(memory.share, 4), "source": memory.source},
             "sent_at": sent_at.isoformat(),
         }
@@ -483,6 +529,8 @@ class Run:
         else:
             self._held[work.tenant] += record["worst_nanos"]
         self._stop_where_hopeless(reply, record["model"])
+        if self.quality is not None:
+            self.quality.saw(record, reply)
         self._ask_again(work, record, reply)
 
     def _stop_where_hopeless(self, reply: Reply, model: str) -> None:

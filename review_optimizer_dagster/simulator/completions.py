@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import random
 import threading
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from review_optimizer_dagster.simulator.faults import Fault, Said
@@ -67,6 +68,8 @@ class Model:
     seed: int
     unsure_rate: float
     states_cache_writes: bool
+    wrong_rates: Mapping[str, float] = field(default_factory=dict)
+    """Model to the share of texts, drawn by seed, whose first field it answers wrong."""
     _cache: PromptCache = field(init=False)
 
     def __post_init__(self) -> None:
@@ -118,14 +121,26 @@ class Model:
             labels = self.judge.judge(title if isinstance(title, str) else None, text, fields)
             if labels is not None:
                 unsure = permits_unsure and self._is_unsure(text)
+                if self._drawn(f"wrong:{text}", self.wrong_rates.get(request.model, 0.0)):
+                    labels = _wrong(labels, fields)
                 answers.append(Answer(str(document.get("id")), labels, unsure))
         return answers
 
     def _is_unsure(self, text: str) -> bool:
-        if not self.unsure_rate:
+        return self._drawn(text, self.unsure_rate)
+
+    def _drawn(self, text: str, rate: float) -> bool:
+        if not rate:
             return False
         digest = hashlib.blake2b(f"{self.seed}:{text}".encode(errors="replace"), digest_size=8)
-        return int.from_bytes(digest.digest()) < self.unsure_rate * 2**64
+        return int.from_bytes(digest.digest()) < rate * 2**64
+
+
+def _wrong(labels: Mapping[str, str], fields: Mapping[str, Sequence[str]]) -> dict[str, str]:
+    """The labels with another one in the first field: a good one turns bad, any other one good."""
+    first, choices = next(iter(fields.items()))
+    other = choices[0] if labels[first] != choices[0] else choices[-1]
+    return {**labels, first: other}
 
 
 def _said(request: ChatRequest, content: str, fault: Fault | None) -> tuple[Said, int]:

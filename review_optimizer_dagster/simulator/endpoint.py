@@ -95,6 +95,8 @@ class Endpoint:
     late_seconds: float = 300.0
     unsure_rate: float = 0.0
     """The share of documents that is answered `unsure`, where the form permits it."""
+    wrong_rates: Mapping[str, float] = field(default_factory=dict)
+    """Model to the share of documents whose first field it answers wrong."""
     cache_writes: bool = False
     """Whether usage states the tokens written to the prompt cache."""
     kv_cache_usage: float | Callable[[int], float] | None = None
@@ -119,7 +121,12 @@ class Endpoint:
                 raise UserError(f"fault {name!r} is one of answers: batch_call_faults has no use")
         self._draws = Draws(self.seed)
         self._limits = Limits(self.requests_per_minute, self.tokens_per_minute, self.max_concurrent)
-        self._model = Model(self.judge, self.seed, self.unsure_rate, self.cache_writes)
+        for model, rate in self.wrong_rates.items():
+            if not 0.0 <= rate <= 1.0:
+                raise UserError(f"the share {model} answers wrong is {rate}, but not from 0 to 1")
+        self._model = Model(
+            self.judge, self.seed, self.unsure_rate, self.cache_writes, self.wrong_rates
+        )
         self._record: list[BilledRequest] = []
         self._lock = threading.Lock()
         self._closing = threading.Event()

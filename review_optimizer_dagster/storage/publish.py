@@ -11,6 +11,7 @@ from review_optimizer_dagster.storage.warehouse import Connection
 
 # What analysts get. Texts stay in the warehouse.
 _TABLES = (
+    "batch_samples",
     "published_results",
     "spend_forecasts",
     "gate_verdicts",

@@ -255,6 +255,14 @@ CREATE TABLE IF NOT EXISTS pattern_certificates (
 COMMENT ON TABLE pattern_certificates IS
     'The score from which a pattern may answer a label, and the bound of its error there.';
 
+CREATE TABLE IF NOT EXISTS batch_samples (
+    day DATE, request_id VARCHAR, tenant VARCHAR, taxonomy VARCHAR, tier VARCHAR, model VARCHAR,
+    simulated BOOLEAN, reviews BIGINT, n BIGINT, correct BIGINT, lower DOUBLE, upper DOUBLE,
+    confidence DOUBLE, threshold DOUBLE, goal DOUBLE, verdict VARCHAR
+);
+COMMENT ON TABLE batch_samples IS
+    'A large batch, and how many of a random sample of its labels are right.';
+
 -- A vector depends on the embedder's name and the text alone, so identities may share it. No text
 -- leaves its scope by it: it is found only by the key of the same text.
 CREATE TABLE IF NOT EXISTS text_embeddings (embedder VARCHAR, content_key VARCHAR, vector FLOAT[]);

@@ -462,6 +462,30 @@ COMMENT ON COLUMN {out}.label_progress.drawn IS 'Texts of this day that people w
 COMMENT ON COLUMN {out}.label_progress.labelled IS 'Of these, with a judgement of any field.';
 COMMENT ON COLUMN {out}.label_progress.asked IS 'Probability with which each text of the stratum was drawn.';
 
+CREATE OR REPLACE VIEW {out}.batch_quality AS
+SELECT day, tenant, taxonomy, tier, model, request_id, reviews, n, correct,
+    correct / nullif(n, 0) AS accuracy, lower, upper, confidence, threshold, goal, verdict,
+    simulated
+FROM {out}.batch_samples;
+COMMENT ON VIEW {out}.batch_quality IS 'A large batch: how many of a random sample of its answers are right, and what that says.';
+COMMENT ON COLUMN {out}.batch_quality.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.batch_quality.tenant IS 'Whose reviews.';
+COMMENT ON COLUMN {out}.batch_quality.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.batch_quality.tier IS 'Step of the ladder of models.';
+COMMENT ON COLUMN {out}.batch_quality.model IS 'Model that answered.';
+COMMENT ON COLUMN {out}.batch_quality.request_id IS 'The request, as in llm_requests.';
+COMMENT ON COLUMN {out}.batch_quality.reviews IS 'Reviews that it asked about.';
+COMMENT ON COLUMN {out}.batch_quality.n IS 'Of these, answered, with a truth, and in the sample.';
+COMMENT ON COLUMN {out}.batch_quality.correct IS 'Of the sample, right in every field that has a truth.';
+COMMENT ON COLUMN {out}.batch_quality.accuracy IS 'correct / n.';
+COMMENT ON COLUMN {out}.batch_quality.lower IS 'Lower end of the exact interval; null where too few have a truth.';
+COMMENT ON COLUMN {out}.batch_quality.upper IS 'Upper end of it.';
+COMMENT ON COLUMN {out}.batch_quality.confidence IS 'Confidence of each end by itself: the batches of a tenant share a level of 5 %.';
+COMMENT ON COLUMN {out}.batch_quality.threshold IS 'Accuracy that the tenant asks for: below it beyond doubt, the tier is paused.';
+COMMENT ON COLUMN {out}.batch_quality.goal IS 'Accuracy that the tenant aims at; decides nothing.';
+COMMENT ON COLUMN {out}.batch_quality.verdict IS 'below, undecided, pass, or unsampled where too few have a truth.';
+COMMENT ON COLUMN {out}.batch_quality.simulated IS 'True where a simulator answered.';
+
 CREATE OR REPLACE VIEW {out}.model_requests AS
 SELECT day, tenant, coalesce(model, model_requested) AS model, tier, way, service_tier, status,
     simulated, count(*) AS requests, sum(reviews)::BIGINT AS reviews_asked,

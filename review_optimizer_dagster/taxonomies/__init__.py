@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
@@ -127,6 +127,14 @@ class Taxonomy(BaseModel):
         )
         return _digest(words)
 
+    def truth_of(self, text: str | None) -> dict[str, str]:
+        """Field to true label of a JSON object, as a review carries its truth.
+
+        What is no field of this taxonomy, or no text, is left out; so is all of what is no object.
+        """
+        names, value = {field.name for field in self.fields}, parse_labels(text)
+        return {k: v for k, v in value.items() if k in names and isinstance(v, str)}
+
     def truth_columns(self) -> dict[str, LabelField]:
         """Input column to the field whose truth it holds."""
         columns = {field.truth_column or field.name: field for field in self.fields[1:]}
@@ -140,6 +148,15 @@ def parse_labels(text: str | None) -> dict[str, Any]:
     except ValueError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def truth_classes(truths: Iterable[Mapping[str, str]]) -> dict[str, frozenset[str]]:
+    """Field to the classes that these truths (field to label) know at all, see `agrees`."""
+    found: dict[str, set[str]] = {}
+    for truth in truths:
+        for name, label in truth.items():
+            found.setdefault(name, set()).add(label)
+    return {name: frozenset(labels) for name, labels in found.items()}
 
 
 def _digest(text: str) -> str:

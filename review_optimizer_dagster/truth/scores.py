@@ -10,7 +10,7 @@ from typing import Literal, TypeAlias
 
 import polars as pl
 
-from review_optimizer_dagster.taxonomies import LabelField, Taxonomy, parse_labels
+from review_optimizer_dagster.taxonomies import LabelField, Taxonomy, parse_labels, truth_classes
 
 Truth: TypeAlias = Literal["labels", "audits", "stars", "none"]  # best first
 
@@ -69,12 +69,7 @@ def truths_of(results: pl.DataFrame, taxonomy: Taxonomy, kind: Truth) -> list[di
         return [{} for _ in range(results.height)]
     if kind == "stars":
         return [_star_truth(rating, taxonomy.fields) for rating in results["rating"]]
-    names = {field.name for field in taxonomy.fields}
-    column = results["truth" if kind == "labels" else "reference"]
-    own = [
-        {name: label for name, label in each.items() if name in names and isinstance(label, str)}
-        for each in map(parse_labels, column)
-    ]
+    own = list(map(taxonomy.truth_of, results["truth" if kind == "labels" else "reference"]))
     by_text: dict[str, dict[str, str]] = {}
     for text, truth in zip(results["content_key"], own, strict=True):
         if truth:
@@ -124,11 +119,10 @@ def score_fields(
     rows = results.select(
         "tenant", "content_key", "category", "level", "status", "labels", origin.alias("origin")
     )
-    classes: dict[tuple[str, str], set[str]] = {}
+    by_tenant: dict[str, list[Mapping[str, str]]] = {}
     for tenant, truth in zip(rows["tenant"], truths, strict=True):
-        for name, label in truth.items():
-            classes.setdefault((tenant, name), set()).add(label)
-    known = {key: frozenset(labels) for key, labels in classes.items()}
+        by_tenant.setdefault(tenant, []).append(truth)
+    known = {tenant: truth_classes(own) for tenant, own in by_tenant.items()}
     scores = []
     weights = _weights(results, truths, kind)
     for number, (row, truth, weight) in enumerate(
@@ -141,7 +135,7 @@ def score_fields(
         for name, label in truth.items():
             answer = answers.get(name)
             correct = isinstance(answer, str) and fields[name].agrees(
-                answer, label, known[tenant, name]
+                answer, label, known[tenant][name]
             )
             about = (number, content_key, category, level, said, name, label, correct, weight)
             scores.append(about)

@@ -477,3 +477,22 @@ def test_refuses_what_cannot_be_embedded(
     assert status == 400
     assert answer["error"]["type"] == "invalid_request_error"
     assert simulator.billed == []
+
+
+def test_one_model_may_be_wrong_and_the_others_right() -> None:
+    """A ladder whose first step is bad can be tried without a second endpoint."""
+    texts = {str(n): f"I love it, excellent sound, number {n}." for n in range(300)}
+    with Simulator(
+        LexiconJudge(), latency_seconds=0.0, wrong_rates={"gpt-6-luna": 0.2}
+    ) as simulator:
+        found = ask(simulator, body(texts), body(texts), body(texts) | {"model": "gpt-5.4-mini"})
+    told = [
+        [
+            answer["sentiment"]
+            for answer in json.loads(r.parse().choices[0].message.content)["answers"]
+        ]
+        for r in found
+    ]
+    assert told[0] == told[1]
+    assert 0.13 < 1 - told[0].count("positive") / 300 < 0.27
+    assert set(told[2]) == {"positive"}
