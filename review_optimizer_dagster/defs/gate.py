@@ -11,8 +11,8 @@ from review_optimizer_dagster.core.quality import Gate, gate, overall
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.metadata import share, table
 from review_optimizer_dagster.defs.partitions import DAILY
-from review_optimizer_dagster.defs.publishing import publish_blocked
 from review_optimizer_dagster.defs.resources import HomeFolder, step
+from review_optimizer_dagster.defs.service import end_blocked
 from review_optimizer_dagster.storage import partition
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 
@@ -80,7 +80,7 @@ def gate_checks(
         with connection.transaction():
             connection.replace("gate_verdicts", judged.verdicts, day)
         note_alerts(context.log, home_folder, connection, gate_news(judged.verdicts, day))
-        publish_blocked(connection, home_folder.home, day)
+        end_blocked(context.log, home_folder, connection, day)
     yield contract_result(judged)
     yield quality_result(judged)
 
