@@ -172,6 +172,7 @@ def test_the_first_publication_of_a_delivery_stands(warehouse: Connection) -> No
     came, published = NOW - 6 * HOUR, NOW - 5 * HOUR
     _publish(warehouse, came, published, "first")
     _publish(warehouse, came, NOW, "second")
+    note_duration(warehouse, DAY, Run("first", came), NOW)  # a step that was tried again
     assert _times(warehouse) == [(came, published, "first", 20.0)]
     _publish(warehouse, came - HOUR, NOW, "third")  # the newest file was taken away
     assert len(_times(warehouse)) == 1
