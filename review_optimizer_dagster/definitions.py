@@ -1,5 +1,7 @@
 """The one Definitions object: what exists."""
 
+from datetime import timedelta
+
 import dagster as dg
 
 from review_optimizer_dagster.config import Home
@@ -12,19 +14,46 @@ from review_optimizer_dagster.defs import (
     money,
     patterns,
     publishing,
+    service,
 )
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder
+from review_optimizer_dagster.monitors.service import promises
+from review_optimizer_dagster.settings import TenantSettings
 from review_optimizer_dagster.storage.warehouse import Warehouse
 
 _OWNERS = ["team:reviews"]
-_MODULES = [ingestion, caching, classification, money, gate, publishing, patterns]
+_MODULES = [ingestion, caching, classification, money, gate, publishing, patterns, service]
+
+
+def publication_freshness(home: Home) -> dg.FreshnessPolicy:
+    """How old the newest publication may be in the UI: a day, and the hours that are promised.
+
+    Of several tenants, the least; half of them are a warning. Whoever is promised none has 24.
+    """
+    settings = Home(home.folder).settings  # what stands there now
+    tenants = list(settings.tenants.values()) or [TenantSettings()]
+    hours = [promises(settings.service, each).targets["freshness_hours"] for each in tenants]
+    least = min((each for each in hours if each is not None), default=24.0)
+    day = timedelta(days=1)
+    return dg.FreshnessPolicy.time_window(
+        fail_window=day + timedelta(hours=least), warn_window=day + timedelta(hours=least / 2)
+    )
+
+
+def _completed(spec: dg.AssetSpec, freshness: dg.FreshnessPolicy) -> dg.AssetSpec:
+    """An asset with its owners, and the one that analysts wait for with its freshness."""
+    owned = spec.replace_attributes(owners=_OWNERS)
+    if spec.key != dg.AssetKey("published_results"):
+        return owned
+    return owned.replace_attributes(freshness_policy=freshness)
 
 
 def definitions_of(home: Home) -> dg.Definitions:
     """What exists, over one home folder."""
+    freshness = publication_freshness(home)
     return dg.Definitions(
         assets=[
-            asset.map_asset_specs(lambda spec: spec.replace_attributes(owners=_OWNERS))
+            asset.map_asset_specs(lambda spec: _completed(spec, freshness))
             for asset in dg.load_assets_from_modules(_MODULES)
             if isinstance(asset, dg.AssetsDefinition)
         ],
@@ -36,6 +65,7 @@ def definitions_of(home: Home) -> dg.Definitions:
             automation.batch_results,
             automation.deferred_reviews,
             automation.budget_alerts,
+            automation.service_alerts,
             automation.alert_delivery,
         ],
         executor=dg.in_process_executor,

@@ -9,7 +9,7 @@ from decimal import Decimal
 from typing import Annotated, Literal
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from review_optimizer_dagster.alerts.settings import AlertSettings
 from review_optimizer_dagster.errors import UserError
@@ -333,6 +333,68 @@ class ServiceSettings(_Table):
     analytics_days: int = Field(
         default=90, ge=1, description="Days that analytics.duckdb holds; Parquet holds them all."
     )
+    window_days: int = Field(
+        default=30,
+        ge=1,
+        le=366,
+        description="Days that an error budget is for.",
+    )
+
+
+def _only_false(value: object) -> object:
+    if value is not False:  # 0 == False, and "none may fail" is a promise
+        raise ValueError("must be a number, or false for no promise")
+    return value
+
+
+# Strict, so that `true` is no number; `false` takes a promise back.
+_Positive = Annotated[float, Field(gt=0, strict=True)]
+_Share = Annotated[float, Field(ge=0, le=1, strict=True)]
+_Withdrawn = Annotated[Literal[False], BeforeValidator(_only_false)]
+
+
+class ServiceLevels(_Table):
+    """`[tenants.NAME.service]`: what is promised to a tenant; `false` promises nothing."""
+
+    run_seconds: _Positive | _Withdrawn | None = Field(
+        default=None,
+        description="Longest run for each started 5,000 reviews; by default that of [service] "
+        "target_seconds, and none where `send` is batch. `false`, here and below, takes a promise "
+        "back: the figure is shown and not judged.",
+    )
+    freshness_hours: _Positive | _Withdrawn = Field(
+        default=24.0,
+        description="Most hours from the arrival of a day's last file to its publication; the "
+        "schedule alone, at 01:15 UTC, takes up to 25.25 for what arrives in the first hour.",
+    )
+    p95_latency_seconds: _Positive | _Withdrawn = Field(
+        default=60.0,
+        description="Response time that 95 % of a day's requests may not exceed; those of the "
+        "Batch API do not count.",
+    )
+    hit_rate: _Share | _Withdrawn | None = Field(
+        default=None,
+        description="Least share of reviews answered without the model; by default not promised, "
+        "since it depends on what is delivered.",
+    )
+    accuracy: _Share | _Withdrawn | None = Field(
+        default=None,
+        description="Accuracy that the gate's interval is held against; by default min_accuracy.",
+    )
+    usd_per_1000: _Positive | _Withdrawn = Field(
+        default=0.015,
+        description="Most dollars for 1,000 labelled reviews; the default is 99 % under the "
+        "one-model baseline of $1.50.",
+    )
+    failed_share: _Share | _Withdrawn = Field(
+        default=0.01, description="Largest share of reviews that end without labels as failed."
+    )
+    objective: float = Field(
+        default=0.95,
+        gt=0.0,
+        lt=1.0,
+        description="Share of days that keep a promise; the rest is its error budget.",
+    )
 
 
 class TenantSettings(_Table):
@@ -392,6 +454,9 @@ class TenantSettings(_Table):
         default="majority",
         description="Which of several human labels is the truth: that of most labellers, by each "
         "one's newest, or the newest of all. A tie is disputed and no truth.",
+    )
+    service: ServiceLevels = Field(
+        default_factory=ServiceLevels, description="What is promised to the tenant."
     )
 
     @model_validator(mode="after")

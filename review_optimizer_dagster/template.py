@@ -62,7 +62,16 @@ def commented_settings() -> str:
         if model is AlertSettings:
             parts.append(_channel_tables())
     parts.append(_FIRST_TENANT)
-    parts += [_commented_key(key, field) for key, field in TenantSettings.model_fields.items()]
+    tables = []
+    for key, field in TenantSettings.model_fields.items():
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            tables.append((key, field.annotation))
+        else:
+            parts.append(_commented_key(key, field))
+    # Tables of a tenant come last, since its own keys would be theirs behind them.
+    for key, model in tables:
+        parts.append(f"\n# {(model.__doc__ or '').strip()}\n[tenants.acme.{key}]\n")
+        parts += [_commented_key(name, each) for name, each in model.model_fields.items()]
     return "".join(parts)
 
 

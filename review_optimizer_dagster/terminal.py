@@ -24,7 +24,7 @@ from rich.table import Table
 from review_optimizer_dagster.defs.resources import Listener, listener
 
 _MOST_REASONS = 5  # of quarantined rows; the table has them all
-_STEPS = 11  # assets and checks of the daily job, each announced once
+_STEPS = 12  # assets and checks of the daily job, each announced once
 
 
 class RunDisplay(Listener):
@@ -97,6 +97,8 @@ def print_summary(summary: dict[str, Any]) -> None:
     console.print(table)
     if summary["by_tenant"]:
         console.print(_tenant_table(summary["by_tenant"]))
+    if summary["service"]:
+        console.print(_service_table(summary["service"]))
     for row in summary["quarantine"][:_MOST_REASONS]:
         line = "" if row["first_line"] is None else f" from line {row['first_line']}"
         console.print(
@@ -211,6 +213,26 @@ def _tenant_table(tenants: dict[str, Any]) -> Table:
             f"${row['cost_usd']}",
             _percent(row["budget_used"]),
             accuracy_text(row["accuracy"]),
+        )
+    return table
+
+
+def _service_table(tenants: list[dict[str, Any]]) -> Table:
+    """A row a tenant: the day's verdict, what it breaks or leaves open, and the error budget."""
+    table = Table(title="service levels", title_justify="left")
+    for name in ("tenant", "day", "error budget left", "broken", "cannot be said"):
+        table.add_column(name, justify="right" if name == "error budget left" else "left")
+    for row in tenants:
+        by = {
+            verdict: [each for each in row["levels"] if each["verdict"] == verdict]
+            for verdict in ("broken", "unknown")
+        }
+        table.add_row(
+            row["tenant"],
+            row["verdict"],
+            f"{row['budget_left']:.3g} of {row['budget_days']:.3g} days",
+            "\n".join(f"{each['indicator']}: {each['detail']}" for each in by["broken"]),
+            ", ".join(each["indicator"] for each in by["unknown"]),
         )
     return table
 

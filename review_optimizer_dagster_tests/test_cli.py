@@ -29,7 +29,7 @@ SIMULATED = '[engine]\nname = "simulator"\n'
 SUMMARY_KEYS = {
     "": "partition engine simulated reviews quarantined unique hits repeats misses labelled failed "
     "deferred audits hit_rate this_run llm cost_usd baseline_usd reduction by_tenant accuracy "
-    "latency_ms seconds sla alerts outputs",
+    "latency_ms seconds sla service alerts outputs",
     "hits": "l1 l2 l3_exact l3_near l3_pattern",
     "this_run": "requests cost_usd",
     "llm": "batches requests retries failed prompt_tokens cached_tokens completion_tokens",
@@ -96,7 +96,7 @@ def test_a_file_from_the_command_line_ends_in_a_summary(
     for path in summary["outputs"].values():
         assert Path(path).exists()
     printed = capfd.readouterr().out
-    for said in ("SIMULATED ANSWERS", "42", summary["cost_usd"], "acme"):
+    for said in ("SIMULATED ANSWERS", "42", summary["cost_usd"], "acme", "service levels"):
         assert said in printed
     assert (home.inbox / "acme" / DAY.isoformat() / "mine.jsonl").read_bytes() == file.read_bytes()
     assert json.loads((home.folder / "home.json").read_text()) == {"kind": "demo"}
@@ -113,7 +113,9 @@ def test_a_failed_gate_is_exit_code_1_with_a_summary(
     assert summary["accuracy"]["gate"] == "failed"
     assert summary["reviews"] == summary["labelled"] == 80
     assert float(summary["cost_usd"]) > 0
-    assert [alert["kind"] for alert in summary["alerts"]] == ["gate"]
+    kinds = [alert["kind"] for alert in summary["alerts"]]
+    assert kinds.count("gate") == 1
+    assert set(kinds) == {"gate", "service"}
     assert "The gate failed" in capfd.readouterr().out
 
 

@@ -9,7 +9,13 @@ import pytest
 
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.errors import ConfigError, UserError
-from review_optimizer_dagster.settings import INPUT_FIELDS, EngineSettings, Settings, TenantSettings
+from review_optimizer_dagster.settings import (
+    INPUT_FIELDS,
+    EngineSettings,
+    ServiceLevels,
+    Settings,
+    TenantSettings,
+)
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster.template import commented_settings
 
@@ -165,7 +171,10 @@ def test_every_commented_key_holds_its_default() -> None:
     assert data.keys() == Settings.model_fields.keys()
     # No value of theirs means none.
     unset = {"pool", "embedding_key_env", "metrics_url", "reference_model"}
-    assert data["tenants"]["acme"].keys() == TenantSettings.model_fields.keys() - unset
+    acme = data["tenants"]["acme"]
+    assert acme.keys() == TenantSettings.model_fields.keys() - unset
+    elsewhere = {"run_seconds", "hit_rate", "accuracy"}  # their defaults stand in other keys
+    assert acme["service"].keys() == ServiceLevels.model_fields.keys() - elsewhere
     for name in data.keys() - {"tenants", "first_day"}:
         assert data[name].keys() == type(getattr(defaults, name)).model_fields.keys() - unset
 

@@ -21,6 +21,7 @@ _EVENTS = {
     "quality": "below_threshold",
     "recheck": "contradicted",
     "pattern": "switched_off",
+    "service": "broken",
     "test": "sent",
 }
 
@@ -32,7 +33,7 @@ class Alert:
     alert_id: str
     """The same for the same kind, tenant, period, threshold and version of the limit."""
     kind: str
-    """budget, gate, quality, recheck, pattern, or test."""
+    """budget, gate, quality, latency, drift, service, recheck, pattern, or test."""
     tenant: str
     period: str
     """The month (2026-11) or day (2026-11-22), UTC."""
@@ -42,7 +43,8 @@ class Alert:
     message: str
     raised_at: datetime
     value: int
-    """Nano-dollars of a budget, millionths of an accuracy or error, reviews an entry answered."""
+    """Nano-dollars of a budget, millionths of an accuracy, error or service level, reviews an entry
+    answered."""
     limit: int
     """What it was measured against, in the same unit."""
     version: int = 0

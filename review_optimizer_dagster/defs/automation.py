@@ -14,6 +14,7 @@ from review_optimizer_dagster.defs.alerting import (
 )
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, utc_now
+from review_optimizer_dagster.defs.service import stored_news
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.batch_api import ENDED, open_job_states
 from review_optimizer_dagster.money.budgets import deferrals
@@ -171,6 +172,24 @@ def budget_alerts(context: dg.SensorEvaluationContext, home_folder: HomeFolder) 
         for alert in new
     )
     return dg.SkipReason(f"raised: {reached}" if reached else "no new threshold was reached")
+
+
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    jobs=[daily_reviews],
+    description="Raises an alert when a promise to a tenant is broken, and when files in the inbox "
+    "wait too long for their publication while nothing runs.",
+)
+def service_alerts(context: dg.SensorEvaluationContext, home_folder: HomeFolder) -> dg.SkipReason:
+    """Read what runs have stored, and the inbox; a run in between tells the same by itself."""
+    try:
+        due = stored_news(home_folder.home)
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    new = note_alerts(context.log, home_folder, None, due)
+    told = "; ".join(alert.message for alert in new)
+    return dg.SkipReason(told or "no promise is newly broken or kept again")
 
 
 @dg.sensor(

@@ -25,6 +25,7 @@ from review_optimizer_dagster.core.quality import target_seconds
 from review_optimizer_dagster.defs.resources import budget, utc_now
 from review_optimizer_dagster.storage.journal import StateStore
 from review_optimizer_dagster.storage.partition import quarantine_reasons
+from review_optimizer_dagster.storage.service import service_figures
 from review_optimizer_dagster.storage.summary import (
     gate_details,
     partition_figures,
@@ -210,6 +211,7 @@ def summarise(home: Home, day: date, engine: str, outcome: Outcome) -> dict[str,
         tenants = tenant_figures(connection, day)
         details = gate_details(connection, day)
         refused = quarantine_reasons(connection, day).rows(named=True)
+        service = service_figures(connection, day)
     store = StateStore(home.journal)
     try:
         alerts = [
@@ -235,6 +237,7 @@ def summarise(home: Home, day: date, engine: str, outcome: Outcome) -> dict[str,
             "gate": round(steps.get("gate", 0.0), 3),
         },
         "sla": {"target_seconds": target, "met": outcome.seconds <= target},
+        "service": service,
         "gate_details": details,
         "quarantine": refused,
         "alerts": [

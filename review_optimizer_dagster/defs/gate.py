@@ -13,8 +13,8 @@ from review_optimizer_dagster.core.quality import VERDICTS, Asked, Gate, gate, o
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.metadata import share, table
 from review_optimizer_dagster.defs.partitions import DAILY
-from review_optimizer_dagster.defs.publishing import publish_blocked
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
+from review_optimizer_dagster.defs.service import end_blocked
 from review_optimizer_dagster.storage import gate as gate_storage
 from review_optimizer_dagster.storage import partition
 from review_optimizer_dagster.storage.labels import read_labels
@@ -103,7 +103,7 @@ def gate_checks(
         with connection.transaction():
             verdicts = keep(connection, home_folder.home, day, judged)
         note_alerts(context.log, home_folder, connection, gate_news(judged, verdicts, day))
-        publish_blocked(connection, home_folder.home, day)
+        end_blocked(context.log, home_folder, connection, day)
         wrong = gate_storage.wrong_reviews(connection, day)
         causes = partition.of_day(connection, "gate_causes", day)
     yield contract_result(judged)

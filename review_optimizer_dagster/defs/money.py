@@ -21,8 +21,8 @@ from review_optimizer_dagster.defs.alerting import budget_alerts_due, note_alert
 from review_optimizer_dagster.defs.audits import as_booked
 from review_optimizer_dagster.defs.metadata import dollars, share, table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
-from review_optimizer_dagster.defs.publishing import publish_blocked
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, step, utc_now
+from review_optimizer_dagster.defs.service import end_blocked
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.money.budgets import note_deferral
 from review_optimizer_dagster.money.forecast import WINDOW_DAYS, Forecast, forecast_month
@@ -239,7 +239,7 @@ def cost_rollups(
     day = date.fromisoformat(context.partition_key)
     with step("cost_rollups"), warehouse.open() as connection:
         rollups, forecasts = book_sums(context.log, home_folder, connection, day)
-        publish_blocked(connection, home_folder.home, day)
+        end_blocked(context.log, home_folder, connection, day)
         parts = ledger.spend_parts(connection, day)
         hours = ledger.spend_by_hour(connection, day)
     sums = {name: int(rollups[name].sum()) for name in rollups.columns if name.endswith("_nanos")}

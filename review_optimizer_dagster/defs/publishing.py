@@ -7,9 +7,10 @@ import dagster as dg
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs.metadata import table
 from review_optimizer_dagster.defs.partitions import DAILY
-from review_optimizer_dagster.defs.resources import HomeFolder, step
-from review_optimizer_dagster.storage import partition
+from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
+from review_optimizer_dagster.storage import inbox, partition
 from review_optimizer_dagster.storage.publish import publish_day, write_files
+from review_optimizer_dagster.storage.service import note_publications, published_pairs
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 
 
@@ -38,7 +39,10 @@ def published_results(
     day = date.fromisoformat(context.partition_key)
     home = home_folder.home
     with step("published_results"), warehouse.open() as connection:
+        before = published_pairs(connection, day)
         rows = publish_day(connection, day)
+        arrived = inbox.day_arrivals(home.inbox, day)
+        note_publications(connection, day, arrived, before, utc_now(), context.run_id)
         files = write_files(connection, home.published, day, home.settings.service.analytics_days)
         levels = partition.published_levels(connection, day)
     return dg.MaterializeResult(

@@ -66,6 +66,30 @@ def delivered_days(inbox: Path) -> dict[date, Delivery]:
     }
 
 
+def arrivals(inbox: Path, day: date | None = None) -> dict[tuple[date, str], datetime]:
+    """When the last file of a day arrived in a folder of the inbox, by day and folder's name.
+
+    day: this one alone. The folder is a tenant's, or MIXED_INBOX. A file arrives when it was last
+    changed, as `delivered_days` sees it.
+    """
+    found: dict[tuple[date, str], float] = {}
+    for path in inbox.glob(f"*/{'*' if day is None else day.isoformat()}/*"):
+        try:
+            delivered = date.fromisoformat(path.parent.name)
+        except ValueError:
+            continue
+        if delivered.isoformat() != path.parent.name or _unfinished(path) or not path.is_file():
+            continue
+        key = delivered, path.parent.parent.name
+        found[key] = max(found.get(key, 0.0), path.stat().st_mtime)
+    return {key: datetime.fromtimestamp(moment, UTC) for key, moment in found.items()}
+
+
+def day_arrivals(inbox: Path, day: date) -> dict[str, datetime]:
+    """`arrivals` of one day, by folder's name."""
+    return {folder: at for (_, folder), at in arrivals(inbox, day).items()}
+
+
 def deliver(home: Home, file: Path, day: date, tenant: str | None) -> Path:
     """Copy a file into the inbox, whole or not at all; returns where it lies.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
@@ -27,7 +28,7 @@ _TABLES = (
     "resolved_labels",
 )
 # A few rows a day: months that are over stay comparable. A human label may be of no day.
-_WHOLE = ("cost_rollups", "alerts", "human_labels", "quarantined_labels")
+_WHOLE = ("cost_rollups", "alerts", "service_levels", "human_labels", "quarantined_labels")
 _PARQUET = ("published_results", "ledger_entries", "llm_requests")
 
 _PUBLISH = """
@@ -135,14 +136,35 @@ def write_analytics(connection: Connection, path: Path, window_days: int) -> Non
             connection.execute("DETACH analytics")
 
 
-def _copy_comments(connection: Connection) -> None:
+def refresh_analytics(connection: Connection, path: Path) -> None:
+    """Renew the small tables in analytics.duckdb after the rest of it was written, if it was.
+
+    What the last steps of a run find out would else be seen a run later.
+    """
+    if not path.exists():
+        return
+    with _replacing(path) as temporary:
+        shutil.copyfile(path, temporary)
+        connection.execute(f"ATTACH '{_quoted(temporary)}' AS analytics")
+        try:
+            for table in _WHOLE:
+                connection.execute(
+                    f"CREATE OR REPLACE TABLE analytics.{table} AS "  # noqa: S608
+                    f"SELECT * FROM {table}"
+                )
+            _copy_comments(connection, _WHOLE)
+        finally:
+            connection.execute("DETACH analytics")
+
+
+def _copy_comments(connection: Connection, tables: Sequence[str] = (*_TABLES, *_WHOLE)) -> None:
     """Tables keep the comments that they have in the warehouse."""
     comments = connection.rows(
         "SELECT table_name, comment FROM duckdb_tables() "
         "WHERE database_name = current_database() AND comment IS NOT NULL"
     )
     for table, comment in comments:
-        if table in (*_TABLES, *_WHOLE):
+        if table in tables:
             text = str(comment).replace("'", "''")
             connection.execute(f"COMMENT ON TABLE analytics.{table} IS '{text}'")
 

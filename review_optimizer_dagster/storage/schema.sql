@@ -200,6 +200,24 @@ CREATE TABLE IF NOT EXISTS published_results (
 );
 COMMENT ON TABLE published_results IS 'A review that the gate let through, as analysts see it.';
 
+-- A delivery is known by the arrival of its last file. Published again, it keeps its first time; a
+-- later file of the day is a delivery of its own. published_at is null where it was not noted.
+CREATE TABLE IF NOT EXISTS publications (
+    day DATE, tenant VARCHAR, simulated BOOLEAN, arrived_at TIMESTAMPTZ,
+    published_at TIMESTAMPTZ, run_id VARCHAR, run_seconds DOUBLE, run_reviews BIGINT
+);
+COMMENT ON TABLE publications IS
+    'When a tenant''s delivery of a day arrived, was first published, and how long that run took.';
+
+-- indicator is all for the day''s own verdict; its target and value are counts of promises.
+CREATE TABLE IF NOT EXISTS service_levels (
+    day DATE, tenant VARCHAR, indicator VARCHAR, target DOUBLE, value DOUBLE, n BIGINT,
+    met BOOLEAN, detail VARCHAR, objective DOUBLE, window_days BIGINT, days_judged BIGINT,
+    days_broken BIGINT, budget_days DOUBLE, budget_left DOUBLE, burn DOUBLE, simulated BOOLEAN
+);
+COMMENT ON TABLE service_levels IS
+    'What a tenant was promised of a day, what it got, and the error budget left by then.';
+
 CREATE TABLE IF NOT EXISTS review_archive (
     identity VARCHAR, content_key VARCHAR, day DATE, tenant VARCHAR, review_id VARCHAR,
     category VARCHAR, text VARCHAR, labels VARCHAR, model VARCHAR, request_id VARCHAR,

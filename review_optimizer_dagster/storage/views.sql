@@ -486,6 +486,40 @@ COMMENT ON COLUMN {out}.batch_quality.goal IS 'Accuracy that the tenant aims at;
 COMMENT ON COLUMN {out}.batch_quality.verdict IS 'below, undecided, pass, or unsampled where too few have a truth.';
 COMMENT ON COLUMN {out}.batch_quality.simulated IS 'True where a simulator answered.';
 
+CREATE OR REPLACE VIEW {out}.service_levels_daily AS
+SELECT day, tenant, simulated, indicator,
+    CASE WHEN target IS NULL THEN 'not promised' WHEN met IS NULL THEN 'unknown'
+        WHEN met THEN 'met' ELSE 'broken' END AS verdict,
+    target, value, n, detail
+FROM {out}.service_levels;
+COMMENT ON VIEW {out}.service_levels_daily IS 'What a tenant was promised of a day and what it got; all days.';
+COMMENT ON COLUMN {out}.service_levels_daily.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.service_levels_daily.tenant IS 'To whom it was promised.';
+COMMENT ON COLUMN {out}.service_levels_daily.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.service_levels_daily.indicator IS 'run_seconds, freshness_hours, latency_p95_ms, hit_rate, accuracy, usd_per_1000 or failed_share, each in its unit (shares from 0 to 1); all: the day itself.';
+COMMENT ON COLUMN {out}.service_levels_daily.verdict IS 'met, broken, unknown (it cannot be said, and the day does not count) or not promised. The day is broken where any promise is.';
+COMMENT ON COLUMN {out}.service_levels_daily.target IS 'What was promised: at most, but at least for hit_rate and accuracy; of all, the promises that can be judged.';
+COMMENT ON COLUMN {out}.service_levels_daily.value IS 'What it was; of all, the promises that were met.';
+COMMENT ON COLUMN {out}.service_levels_daily.n IS 'What the value rests on: reviews, requests, labels or deliveries; of all, promises.';
+COMMENT ON COLUMN {out}.service_levels_daily.detail IS 'The same in words.';
+
+CREATE OR REPLACE VIEW {out}.error_budgets AS
+SELECT day, tenant, simulated, indicator, objective, window_days, days_judged, days_broken,
+    budget_days, budget_left AS left_days, burn AS burn_rate
+FROM {out}.service_levels WHERE target IS NOT NULL;
+COMMENT ON VIEW {out}.error_budgets IS 'How many days may break a promise, and how many still may, as seen on each day.';
+COMMENT ON COLUMN {out}.error_budgets.day IS 'Last day of the window.';
+COMMENT ON COLUMN {out}.error_budgets.tenant IS 'To whom it was promised.';
+COMMENT ON COLUMN {out}.error_budgets.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.error_budgets.indicator IS 'As in service_levels_daily; all: days that broke any promise.';
+COMMENT ON COLUMN {out}.error_budgets.objective IS 'Share of days that are to keep it.';
+COMMENT ON COLUMN {out}.error_budgets.window_days IS 'Days of the window.';
+COMMENT ON COLUMN {out}.error_budgets.days_judged IS 'Days of the window that could be judged.';
+COMMENT ON COLUMN {out}.error_budgets.days_broken IS 'Of these, the broken ones.';
+COMMENT ON COLUMN {out}.error_budgets.budget_days IS 'Days of the whole window that may be broken: (1 - objective) x window_days.';
+COMMENT ON COLUMN {out}.error_budgets.left_days IS 'budget_days - days_broken; negative where more is spent than there was.';
+COMMENT ON COLUMN {out}.error_budgets.burn_rate IS 'Share of judged days that were broken over the share that may be: at 1 the budget lasts exactly the window; null where no day was judged.';
+
 CREATE OR REPLACE VIEW {out}.model_requests AS
 SELECT day, tenant, coalesce(model, model_requested) AS model, tier, way, service_tier, status,
     simulated, count(*) AS requests, sum(reviews)::BIGINT AS reviews_asked,
@@ -559,6 +593,8 @@ COMMENT ON VIEW {out}.alert_log IS 'Alerts and recoveries, the newest first, as 
 COMMENT ON COLUMN {out}.alert_log.raised_at IS 'When it was raised.';
 COMMENT ON COLUMN {out}.alert_log.tenant IS 'Whom it is about.';
 COMMENT ON COLUMN {out}.alert_log.kind IS 'budget, gate, quality, latency, drift, service, recheck or pattern.';
+
+COMMENT ON COLUMN {out}.alert_log.kind IS 'budget, gate, recheck, pattern or service.';
 COMMENT ON COLUMN {out}.alert_log.period IS 'UTC month or day that it is about.';
 COMMENT ON COLUMN {out}.alert_log.severity IS 'info (recoveries), warning or critical.';
 COMMENT ON COLUMN {out}.alert_log.threshold IS 'Per cent of the limit; of a recovery, the highest that is over.';

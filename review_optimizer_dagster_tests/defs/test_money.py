@@ -213,6 +213,8 @@ def test_what_is_paid_again_on_purpose_and_what_a_budget_keeps_back(
         assert deferrals(state) == []
     finally:
         state.close()
-    kinds = query(home, "SELECT kind, severity, version FROM alerts ORDER BY raised_at")
+    kinds = query(
+        home, "SELECT kind, severity, version FROM alerts WHERE kind = 'budget' ORDER BY raised_at"
+    )
     assert kinds.filter(pl.col("severity") == "critical").height == 1
     assert kinds.row(-1)[1] == "info"  # the larger budget is a recovery

@@ -268,7 +268,13 @@ def test_every_table_view_and_column_of_a_view_is_commented(
         "JOIN duckdb_views() v ON v.view_name = c.table_name AND NOT v.internal "
         "WHERE NOT c.internal",
     )
-    assert {name for name, _ in tables} >= {*PARQUET, "cost_rollups", "gate_verdicts", "alerts"}
+    assert {name for name, _ in tables} >= {
+        *PARQUET,
+        "cost_rollups",
+        "gate_verdicts",
+        "alerts",
+        "service_levels",
+    }
     assert {name for name, _ in views} >= {"daily_costs", "cache_levels", "label_mix"}
     assert {name for name, _, _ in columns} == {name for name, _ in views}
     assert [row for row in (*tables, *views, *columns) if not row[-1]] == []
