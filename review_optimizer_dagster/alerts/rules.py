@@ -20,6 +20,7 @@ _EVENTS = {
     "gate": "failed",
     "recheck": "contradicted",
     "pattern": "switched_off",
+    "latency": "degraded",
     "test": "sent",
 }
 
@@ -31,7 +32,7 @@ class Alert:
     alert_id: str
     """The same for the same kind, tenant, period, threshold and version of the limit."""
     kind: str
-    """budget, gate, recheck, pattern, or test."""
+    """budget, gate, recheck, pattern, latency, or test."""
     tenant: str
     period: str
     """The month (2026-11) or day (2026-11-22), UTC."""
@@ -41,7 +42,8 @@ class Alert:
     message: str
     raised_at: datetime
     value: int
-    """Nano-dollars of a budget, millionths of an accuracy or error, reviews an entry answered."""
+    """Nano-dollars of a budget, millionths of an accuracy or error, reviews an entry answered,
+    milliseconds of a response time."""
     limit: int
     """What it was measured against, in the same unit."""
     version: int = 0

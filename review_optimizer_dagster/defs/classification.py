@@ -28,6 +28,7 @@ from review_optimizer_dagster.defs.resources import (
     listener,
     step,
 )
+from review_optimizer_dagster.defs.response_times import SPEC, response_time_result, watch_day
 from review_optimizer_dagster.storage import learning, partition
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster.storage.rechecks import chance_sample, contradictions, judge
@@ -91,9 +92,11 @@ def batch_plan(
     partitions_def=DAILY,
     group_name="classification",
     kinds={"openai", "duckdb"},
+    check_specs=[SPEC],
     description="A row is a text that the model was asked about: labelled, failed or deferred. "
     "`llm_requests` holds a row an attempt, with what it cost; `audits` a row a hit that was "
-    "rechecked, and `level_errors` how often each level was contradicted.",
+    "rechecked, `level_errors` how often each level was contradicted, and `request_latencies` how "
+    "long each request took beside what its size predicts.",
 )
 def batch_classifications(
     context: dg.AssetExecutionContext,
@@ -115,8 +118,13 @@ def batch_classifications(
                 connection.replace("batch_classifications", answers.drop("purpose"), day)
                 connection.replace("llm_requests", paid.requests, day)
             due = report_rechecks(connection, home_folder.home, day)
-            note_alerts(context.log, home_folder, connection, due)
-    return dg.MaterializeResult(metadata=figures(before, paid, answers))
+            settings = home_folder.home.settings.latency
+            judged, slow = watch_day(connection, settings, paid.requests, day)
+            note_alerts(context.log, home_folder, connection, [*due, *slow])
+    return dg.MaterializeResult(
+        metadata=figures(before, paid, answers),
+        check_results=[response_time_result(judged, settings)],
+    )
 
 
 def figures(before: Readout, paid: Readout, answers: pl.DataFrame) -> dict[str, Any]:

@@ -17,6 +17,8 @@ _TABLES = (
     "level_errors",
     "ledger_entries",
     "llm_requests",
+    "request_latencies",
+    "latency_episodes",
     "pattern_certificates",
     "quarantined_reviews",
 )
