@@ -29,7 +29,7 @@ def latency_news(judged: Judged, day: date, now: datetime) -> list[News]:
         rows = _of(judged.latencies, group)
         tenants = {name for episode in seen for name in episode.tenants}
         for tenant in sorted(tenants | set(rows["tenant"].unique().to_list())):
-            own = rows.filter(tenant=tenant)
+            own = rows.filter(pl.col("degraded"), pl.col("tenant") == tenant)
             for episode in seen:
                 if tenant in episode.tenants:
                     news += _news_of(group, tenant, episode, own, now)
@@ -39,7 +39,6 @@ def latency_news(judged: Judged, day: date, now: datetime) -> list[News]:
 
 def _of(latencies: pl.DataFrame, group: Group) -> pl.DataFrame:
     return latencies.filter(
-        pl.col("degraded"),
         pl.col("model") == group.model,
         pl.col("tier") == group.tier,
         pl.col("simulated") == group.simulated,

@@ -1,6 +1,6 @@
 """What the cache cannot answer goes to the model, in batches, and so do rechecked hits."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 from typing import Any
 
@@ -103,7 +103,7 @@ def batch_classifications(
     home_folder: HomeFolder,
     warehouse: Warehouse,
     engine: Engine,
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None]]:
     """Send what has no answer yet and book every attempt; the warehouse is closed meanwhile."""
     day = date.fromisoformat(context.partition_key)
     with step("batch_classifications"), home_folder.journal(day) as journal, journal.lock():
@@ -121,7 +121,7 @@ def batch_classifications(
             settings = home_folder.home.settings.latency
             judged, slow = watch_day(connection, settings, paid.requests, day)
             note_alerts(context.log, home_folder, connection, [*due, *slow])
-    return dg.MaterializeResult(
+    yield dg.MaterializeResult(
         metadata=figures(before, paid, answers),
         check_results=[response_time_result(judged, settings)],
     )

@@ -26,6 +26,7 @@ SIZE_MARGIN: Final = 1.25  # sizes beyond those of the baseline by more have no 
 _MAD_TO_SIGMA: Final = 1.4826  # of a normal distribution
 _HUBER: Final = 1.345  # 95 % efficient where residuals are normal
 _ROUNDS: Final = 20
+_LEAST_MS: Final = 0.001  # logarithms need more than 0
 _OVERSHOOT: Final = 1.166  # Siegmund's correction for looking once a request, two ends of it
 _ANSWERED: Final = ("ok", "partial", "invalid")  # with a whole answer, so with a time that says it
 
@@ -216,12 +217,11 @@ def sized(requests: pl.DataFrame) -> pl.DataFrame:
 def fit_baseline(earlier: pl.DataFrame, min_requests: int) -> Baseline | None:
     """What requests of a group took, from earlier ones (SIZED); None for fewer than min_requests.
 
-    latency = a + b * fresh tokens + c * completion tokens, none of them negative, by iteratively
-    reweighted least squares on relative errors: each request counts by 1 / expected^2 and by
-    Huber's weight of its log residual (Huber, "Robust estimation of a location parameter", Annals
-    of Mathematical Statistics 35 (1964), 73-101; Holland & Welsch, "Robust regression using
-    iteratively reweighted least squares", 1977). The coefficients are then scaled so that the
-    median log residual is 0.
+    latency = a + b * fresh tokens + c * completion tokens, none of them negative, by the log
+    residuals: Gauss and Newton's steps, each request with Huber's weight (Huber, "Robust estimation
+    of a location parameter", Annals of Mathematical Statistics 35 (1964), 73-101; Holland & Welsch,
+    "Robust regression using iteratively reweighted least-squares", Communications in Statistics A6
+    (1977), 813-827). The coefficients are then scaled so that the median log residual is 0.
     """
     if earlier.height < min_requests:
         return None
@@ -231,17 +231,20 @@ def fit_baseline(earlier: pl.DataFrame, min_requests: int) -> Baseline | None:
     written = earlier["completion_tokens"].to_numpy().astype(float)
     latency = earlier["latency_ms"].to_numpy()
     design = _design(fresh, written)
-    weights = 1 / latency**2
-    coefficients = np.zeros(3)
+    coefficients = _non_negative(design, latency, 1 / latency**2)
     for _ in range(_ROUNDS):
-        before, coefficients = coefficients, _non_negative(design, latency, weights)
-        if np.allclose(before, coefficients, rtol=1e-6, atol=0.0):
+        fitted = np.maximum(design @ coefficients, _LEAST_MS)
+        residuals = np.log(latency / fitted)
+        far = np.abs(residuals) / (_HUBER * _spread(residuals - np.median(residuals)))
+        weights = 1 / (np.maximum(far, 1) * fitted**2)
+        # log(y / f) = (y' - f) / f where y' = f (1 + log(y / f)): the fit is linear in y'.
+        before, coefficients = (
+            coefficients,
+            _non_negative(design, fitted * (1 + residuals), weights),
+        )
+        if np.allclose(before, coefficients, rtol=1e-4, atol=0.0):
             break
-        residuals = np.log(latency / (design @ coefficients))
-        residuals -= np.median(residuals)
-        far = np.abs(residuals) / (_HUBER * _spread(residuals))
-        weights = 1 / (np.maximum(far, 1) * (design @ coefficients) ** 2)
-    residuals = np.log(latency / (design @ coefficients))
+    residuals = np.log(latency / np.maximum(design @ coefficients, _LEAST_MS))
     centre = float(np.median(residuals))
     spread = _spread(residuals - centre)
     clipped = np.clip((residuals - centre) / spread, -CLIP, CLIP)
