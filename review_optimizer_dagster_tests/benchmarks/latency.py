@@ -69,7 +69,12 @@ class Stream:
 
 
 def made(
-    seed: Sequence[int], length: int, earlier: int, tail: float | None = None, step: float = 1.0
+    seed: Sequence[int],
+    length: int,
+    earlier: int,
+    tail: float | None = None,
+    step: float = 1.0,
+    correlation: float = 0.0,
 ) -> Stream:
     """A stream of its seed; its requests are `step` times as long from number BEFORE on."""
     rng = np.random.default_rng(seed)
@@ -77,7 +82,8 @@ def made(
     for n, factor in ((earlier, 1.0), (length, step)):
         reviews, fresh, written = sizes(rng, n)
         factors = np.where(np.arange(n) < BEFORE, 1.0, factor)
-        latency = typical_ms(fresh, written) * noise(rng, n, tail=tail) * factors
+        latency = typical_ms(fresh, written) * noise(rng, n, tail=tail, correlation=correlation)
+        latency *= factors
         parts.append((reviews, fresh, written, latency))
     past = requests(*parts[0], first=-earlier, day=DAY, degraded=False)
     return Stream(requests(*parts[1]), past)
@@ -125,16 +131,18 @@ def poisson_interval(count: int) -> tuple[float, float]:
 
 
 def false_alarms(options: argparse.Namespace, limits: Mapping[str, float]) -> list[dict[str, Any]]:
-    """Alarms of quiet streams: ours with baselines of two sizes and with a heavier tail."""
+    """Alarms of quiet streams: with a small baseline, a heavier tail, and alike neighbours too."""
     found = []
-    for name, earlier, tail in (
-        ("lognormal", options.earlier, None),
-        ("lognormal, baseline of 100", 100, None),
-        ("heavy tail (log-Student, 4 df)", options.earlier, 4.0),
+    for name, earlier, tail, correlation in (
+        ("lognormal", options.earlier, None, 0.0),
+        ("lognormal, baseline of 100", 100, None, 0.0),
+        ("heavy tail (log-Student, 4 df)", options.earlier, 4.0, 0.0),
+        ("neighbours alike (AR 0.3)", options.earlier, None, 0.3),
     ):
         counts = dict.fromkeys(("ours", *PLAIN), 0)
         for number in range(options.quiet):
-            stream = made((options.seed, QUIET, number), options.length, earlier, tail)
+            key = (options.seed, QUIET, number)
+            stream = made(key, options.length, earlier, tail, correlation=correlation)
             counts["ours"] += len(stream.judged().episodes.get(GROUP, ()))
             for plain, statistic in PLAIN.items():
                 counts[plain] += crossings(statistic(stream.latency_ms), limits[plain])
@@ -190,7 +198,10 @@ def singles(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     Both ways flag one in a hundred of the calibration streams; then ours with its default.
     """
-    parts = [_sized(made((options.seed, CALIBRATION, n), *_shape(options))) for n in range(20)]
+    parts = [
+        _sized(made((options.seed, CALIBRATION, n), *_shape(options)))
+        for n in range(max(1, options.quiet // 10))
+    ]
     calibration = pl.concat(parts)
     z_limit, ms_limit = (float(calibration[name].quantile(0.99)) for name in ("z", "latency_ms"))  # type: ignore[arg-type]  # never empty
     ways = {
@@ -201,7 +212,10 @@ def singles(options: argparse.Namespace) -> list[dict[str, Any]]:
     found = []
     for kind, factor in (("quiet", 1.0), (f"{SLOW_FACTOR:g} times as long", SLOW_FACTOR)):
         rows = pl.concat(
-            [_sized(made((options.seed, SINGLE, n), *_shape(options)), factor) for n in range(40)]
+            [
+                _sized(made((options.seed, SINGLE, n), *_shape(options)), factor)
+                for n in range(max(1, options.quiet // 5))
+            ]
         )
         for least, most in BUCKETS:
             bucket = rows.filter(pl.col("reviews") >= least, pl.col("reviews") < most)

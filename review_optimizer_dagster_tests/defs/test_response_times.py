@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
@@ -120,7 +120,7 @@ def test_a_slow_day_is_told_by_the_sensor_and_not_again_by_the_run(
     assert slow >= 9
 
 
-def _journal(home: Home, latencies: list[float | None], day: date = DAY) -> None:
+def _journal(home: Home, latencies: Sequence[float | None], day: date = DAY) -> None:
     """A run's requests of ten reviews so far, one a second; None: it has no outcome yet."""
     journal = DayJournal(home.journal, day)
     for number, latency in enumerate(latencies):
@@ -147,7 +147,7 @@ def test_the_sensor_tells_of_a_run_that_goes_on_and_of_its_recovery(home: Home) 
     """The end of a run may be an hour away, and somebody waits for its answers."""
     _known(home)
     assert _look(home)[0] == "no request was sent lately"
-    slow: list[float | None] = [800.0] * 20 + [2_400.0] * 20
+    slow = [800.0] * 20 + [2_400.0] * 20
     _journal(home, [*slow, None, 800.0])
     said, cursor = _look(home)
     assert said is not None
@@ -168,7 +168,7 @@ def test_the_sensor_tells_of_a_run_that_goes_on_and_of_its_recovery(home: Home) 
 def test_what_is_still_under_way_is_waited_for(home: Home) -> None:
     """Later requests would be judged without the slow one among them, unlike in the end."""
     _known(home)
-    slow: list[float | None] = [2_400.0] * 30
+    slow = [2_400.0] * 30
     _journal(home, [800.0, None, *slow])
     assert _look(home)[0] == "response times are as their sizes predict, or known"
     assert _alerts(home) == []

@@ -36,11 +36,23 @@ def typical_ms(fresh: Array, written: Array) -> Array:
     return typical
 
 
-def noise(rng: np.random.Generator, n: int, sigma: float = 0.3, tail: float | None = None) -> Array:
-    """Factors with median 1: lognormal, or log-Student with so many degrees of freedom."""
+def noise(
+    rng: np.random.Generator,
+    n: int,
+    sigma: float = 0.3,
+    tail: float | None = None,
+    correlation: float = 0.0,
+) -> Array:
+    """Factors with median 1: lognormal, or log-Student with so many degrees of freedom.
+
+    correlation: of the logarithms of neighbours, an autoregression of order 1.
+    """
     import numpy as np
+    from scipy.signal import lfilter
 
     draws = rng.standard_normal(n) if tail is None else rng.standard_t(tail, n)
+    if correlation:
+        draws = lfilter([np.sqrt(1 - correlation**2)], [1, -correlation], draws)
     factors: Array = np.exp(sigma * draws)
     return factors
 
