@@ -66,7 +66,7 @@ def _look(home: Home, cursor: str | None = None) -> tuple[str | None, str | None
         return result.skip_message, cursor
     assert isinstance(result, dg.SensorResult)
     assert result.skip_reason is not None
-    return result.skip_reason.skip_message, result.cursor  # type: ignore[union-attr]  # not text
+    return result.skip_reason.skip_message, result.cursor
 
 
 def _alerts(home: Home) -> list[Alert]:

@@ -227,7 +227,9 @@ def test_what_is_slow_does_not_become_the_baseline_unless_it_lasts() -> None:
     past, watch, seen = earlier(1), Watch(), []
     for number in range(4):
         day = DAY + timedelta(days=number)
-        rows = stream(20 + number, (150, 1.5), first=number * 1_000)
+        quiet = 60 if number == 0 else 0
+        stretches = ((quiet, 1.0), (150 - quiet, 1.5))
+        rows = stream(20 + number, *stretches, first=number * 1_000)
         judged = _judge(rows, past, watch, day, new_normal_days=3)
         watch, past = judged.watches[GROUP], _day_after(past, judged, day)
         seen.append([(each.started, each.end) for each in judged.episodes.get(GROUP, ())])
@@ -235,10 +237,10 @@ def test_what_is_slow_does_not_become_the_baseline_unless_it_lasts() -> None:
         if number < 3:
             assert not judged.is_quiet
             assert isinstance(baseline, int)
-            assert 500 <= baseline < 520
+            assert 500 <= baseline < 580
     assert seen == [[(DAY, None)]] * 3 + [[(DAY, "new normal")]]
     assert judged.is_quiet
-    assert 440 <= judged.latencies["baseline_requests"].item(0) <= 450  # the slow ones alone
+    assert 370 <= judged.latencies["baseline_requests"].item(0) <= 395  # the slow ones alone
     assert judged.latencies["z"].median() == pytest.approx(0.0, abs=0.3)
     slower = _judge(stream(30, (150, 2.4), first=9_000), past, watch, DAY + timedelta(days=4))
     assert [each.end for each in slower.episodes[GROUP]] == [None]
