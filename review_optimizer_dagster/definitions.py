@@ -67,6 +67,7 @@ def definitions_of(home: Home) -> dg.Definitions:
             automation.budget_alerts,
             automation.service_alerts,
             automation.alert_delivery,
+            automation.latency_alerts,
         ],
         executor=dg.in_process_executor,
         resources={

@@ -397,6 +397,34 @@ class ServiceLevels(_Table):
     )
 
 
+class LatencySettings(_Table):
+    """`[latency]`: when response times are not what the size of a request predicts."""
+
+    enabled: bool = Field(default=True, description="Whether response times are judged.")
+    window_days: int = Field(
+        default=28, ge=1, description="Days before a day whose requests say what is to be expected."
+    )
+    min_requests: int = Field(
+        default=100,
+        ge=30,
+        description="Fewest earlier requests of a model and tier; with fewer nothing is judged.",
+    )
+    slow_z: float = Field(
+        default=4.0, ge=2.0, description="Robust z-score over which a single request is slow."
+    )
+    false_alarms_per_1000: float = Field(
+        default=0.1,
+        gt=0.0,
+        le=10.0,
+        description="False alarms, while nothing is the matter, for each 1,000 requests.",
+    )
+    new_normal_days: int = Field(
+        default=7,
+        ge=1,
+        description="Days after which slower response times are what is to be expected.",
+    )
+
+
 class TenantSettings(_Table):
     """`[tenants.NAME]`: one tenant."""
 
@@ -513,6 +541,7 @@ class Settings(_Table):
     audits: AuditSettings = Field(default_factory=AuditSettings)
     input: InputSettings = Field(default_factory=InputSettings)
     service: ServiceSettings = Field(default_factory=ServiceSettings)
+    latency: LatencySettings = Field(default_factory=LatencySettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)
     tenants: Mapping[Annotated[str, Field(pattern=TENANT_NAME)], TenantSettings] = Field(
         default_factory=dict, description="Name to settings."

@@ -22,6 +22,8 @@ _EVENTS = {
     "recheck": "contradicted",
     "pattern": "switched_off",
     "service": "broken",
+    "latency": "degraded",
+    "drift": "detected",
     "test": "sent",
 }
 
@@ -44,7 +46,7 @@ class Alert:
     raised_at: datetime
     value: int
     """Nano-dollars of a budget, millionths of an accuracy, error or service level, reviews an entry
-    answered."""
+    answered, milliseconds of a response time."""
     limit: int
     """What it was measured against, in the same unit."""
     version: int = 0

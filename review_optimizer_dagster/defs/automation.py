@@ -14,12 +14,18 @@ from review_optimizer_dagster.defs.alerting import (
 )
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, utc_now
+from review_optimizer_dagster.defs.response_times import (
+    changed_journals,
+    journal_marks,
+    news_so_far,
+)
 from review_optimizer_dagster.defs.service import stored_news
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.batch_api import ENDED, open_job_states
 from review_optimizer_dagster.money.budgets import deferrals
 from review_optimizer_dagster.storage import inbox
 from review_optimizer_dagster.storage.journal import days_with_open_jobs
+from review_optimizer_dagster.storage.warehouse import Warehouse
 
 _SETTLE_SECONDS = 15  # a file that changed this lately may still be arriving
 ENDED_OR_LOST = ENDED | {"lost", "unknown"}
@@ -204,3 +210,34 @@ def alert_delivery(context: dg.SensorEvaluationContext, home_folder: HomeFolder)
     return dg.SkipReason(
         f"delivered {done.delivered}, failed {done.failed}, still owed {done.waiting}"
     )
+
+
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    jobs=[daily_reviews],
+    description="Raises an alert when a model answers more slowly than the size of the requests "
+    "predicts, while a run goes on; the run itself raises it at its end.",
+)
+def latency_alerts(
+    context: dg.SensorEvaluationContext, home_folder: HomeFolder, warehouse: Warehouse
+) -> dg.SensorResult | dg.SkipReason:
+    """Judge what the journals hold so far of the days that requests are sent for."""
+    if not home_folder.home.settings.latency.enabled:
+        return dg.SkipReason("response times are not judged: latency.enabled is false")
+    seen: dict[str, int] = json.loads(context.cursor) if context.cursor else {}
+    days = changed_journals(home_folder, seen)
+    if not days:
+        return dg.SkipReason("no request was sent lately")
+    try:
+        due = news_so_far(home_folder, warehouse, days)
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    new = note_alerts(context.log, home_folder, None, due)
+    told = ", ".join(
+        f"{alert.tenant} {'recovered' if alert.recovers else f'{alert.threshold} % slower'}"
+        for alert in new
+    )
+    cursor = json.dumps(journal_marks(home_folder, days))
+    message = f"raised: {told}" if told else "response times are as their sizes predict, or known"
+    return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=cursor)

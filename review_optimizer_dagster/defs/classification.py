@@ -1,6 +1,6 @@
 """What the cache cannot answer goes to the model, in batches, and so do rechecked hits."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import date
 from typing import Any
 
@@ -30,6 +30,7 @@ from review_optimizer_dagster.defs.resources import (
     listener,
     step,
 )
+from review_optimizer_dagster.defs.response_times import SPEC, response_time_result, watch_day
 from review_optimizer_dagster.defs.sampling import quality_watch, store_samples
 from review_optimizer_dagster.storage import audits as audit_storage
 from review_optimizer_dagster.storage import learning, partition
@@ -95,17 +96,19 @@ def batch_plan(
     partitions_def=DAILY,
     group_name="classification",
     kinds={"openai", "duckdb"},
+    check_specs=[SPEC],
     description="A row is a text that the model was asked about: labelled, failed or deferred. "
     "`llm_requests` holds a row an attempt, with what it cost; `audits` a row a hit that was "
-    "rechecked, and `level_errors` how often each level was contradicted; `batch_samples` a row a "
-    "large batch whose labels were compared with their truth.",
+    "rechecked, `level_errors` how often each level was contradicted, `batch_samples` a row a large "
+    "batch whose labels were compared with their truth, and `request_latencies` how long each "
+    "request took beside what its size predicts.",
 )
 def batch_classifications(
     context: dg.AssetExecutionContext,
     home_folder: HomeFolder,
     warehouse: Warehouse,
     engine: Engine,
-) -> dg.MaterializeResult[None]:
+) -> Iterator[dg.MaterializeResult[None]]:
     """Send what has no answer yet and book every attempt; the warehouse is closed meanwhile."""
     day = date.fromisoformat(context.partition_key)
     with step("batch_classifications"), home_folder.journal(day) as journal, journal.lock():
@@ -124,8 +127,13 @@ def batch_classifications(
                     connection, home_folder.home, journal, paid.requests, taxonomies
                 )
             due = report_rechecks(connection, home_folder.home, day)
-            note_alerts(context.log, home_folder, connection, due)
-    return dg.MaterializeResult(metadata=figures(before, paid, answers) | samples)
+            settings = home_folder.home.settings.latency
+            judged, slow = watch_day(connection, settings, paid.requests, day)
+            note_alerts(context.log, home_folder, connection, [*due, *slow])
+    yield dg.MaterializeResult(
+        metadata=figures(before, paid, answers) | samples,
+        check_results=[response_time_result(judged, settings)],
+    )
 
 
 def figures(before: Readout, paid: Readout, answers: pl.DataFrame) -> dict[str, Any]:

@@ -78,7 +78,7 @@ def arrivals(inbox: Path, day: date | None = None) -> dict[tuple[date, str], dat
             delivered = date.fromisoformat(path.parent.name)
         except ValueError:
             continue
-        if delivered.isoformat() != path.parent.name or _unfinished(path) or not path.is_file():
+        if delivered.isoformat() != path.parent.name or unfinished(path) or not path.is_file():
             continue
         key = delivered, path.parent.parent.name
         found[key] = max(found.get(key, 0.0), path.stat().st_mtime)

@@ -189,6 +189,21 @@ def days_with_open_jobs(folder: Path) -> list[date]:
     return sorted(date.fromisoformat(mark.name) for mark in marks.iterdir())
 
 
+def changed_days(folder: Path) -> dict[date, int]:
+    """When each delivery day's journal was last written to (or opened), in order of the days.
+
+    In nanoseconds since 1970, as the file system tells.
+    """
+    changed: dict[date, int] = {}
+    for path in sorted((folder / "requests").glob("*/cache.db*")):
+        try:
+            day, at = date.fromisoformat(path.parent.name), path.stat().st_mtime_ns
+        except (ValueError, FileNotFoundError):
+            continue  # no day; or SQLite's log, which went between the two
+        changed[day] = max(at, changed.get(day, 0))
+    return changed
+
+
 class StateStore:
     """Counters and states that outlive a run, in `state/` of the journal folder."""
 

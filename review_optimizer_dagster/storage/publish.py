@@ -23,6 +23,8 @@ _TABLES = (
     "label_samples",
     "ledger_entries",
     "llm_requests",
+    "request_latencies",
+    "latency_episodes",
     "pattern_certificates",
     "quarantined_reviews",
     "resolved_labels",

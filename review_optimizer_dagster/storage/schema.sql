@@ -67,6 +67,31 @@ ALTER TABLE llm_requests ADD COLUMN IF NOT EXISTS memory_share DOUBLE;
 ALTER TABLE llm_requests ADD COLUMN IF NOT EXISTS memory_source VARCHAR;
 COMMENT ON TABLE llm_requests IS 'An attempt: one request to the model, with what it cost.';
 
+CREATE TABLE IF NOT EXISTS request_latencies (
+    day DATE, request_id VARCHAR, tenant VARCHAR, model VARCHAR, tier VARCHAR, simulated BOOLEAN,
+    sent_at TIMESTAMPTZ, reviews BIGINT, fresh_tokens BIGINT, completion_tokens BIGINT,
+    latency_ms DOUBLE, baseline_requests BIGINT, expected_ms DOUBLE, z DOUBLE, slow BOOLEAN,
+    degraded BOOLEAN
+);
+COMMENT ON TABLE request_latencies IS
+    'An answered request, one by one, with the response time that its size predicts.';
+
+-- A row a day that an episode went on, as it stood at the end of that day.
+CREATE TABLE IF NOT EXISTS latency_episodes (
+    day DATE, model VARCHAR, tier VARCHAR, simulated BOOLEAN, started DATE, number BIGINT,
+    onset_at TIMESTAMPTZ, raised_at TIMESTAMPTZ, requests BIGINT, slowdown DOUBLE,
+    tenants VARCHAR[], ended_at TIMESTAMPTZ, "end" VARCHAR
+);
+COMMENT ON TABLE latency_episodes IS
+    'A day of an episode in which a model answered more slowly than the size of requests predicts.';
+
+-- What the next day begins with: the sums and the episode that goes on, as JSON.
+CREATE TABLE IF NOT EXISTS latency_watches (
+    day DATE, model VARCHAR, tier VARCHAR, simulated BOOLEAN, watch JSON
+);
+COMMENT ON TABLE latency_watches IS
+    'What is remembered of the response times of a model and tier at the end of a day.';
+
 CREATE TABLE IF NOT EXISTS ledger_entries (
     day DATE, entry_id VARCHAR, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR,
     content_key VARCHAR, kind VARCHAR, request_id VARCHAR, level VARCHAR, model VARCHAR,

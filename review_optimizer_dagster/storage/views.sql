@@ -552,6 +552,77 @@ COMMENT ON COLUMN {out}.model_requests.latency_p50_ms IS 'Median response time i
 COMMENT ON COLUMN {out}.model_requests.latency_p95_ms IS '95th percentile of it.';
 COMMENT ON COLUMN {out}.model_requests.memory_share IS 'Highest share of the model server''s memory in use when one was sent, 0 to 1; null where it is not watched.';
 
+CREATE OR REPLACE VIEW {out}.request_latency AS
+SELECT day, tenant, model, tier, simulated, count(*) AS requests, count(expected_ms) AS judged,
+    quantile_cont(latency_ms, 0.5) AS latency_p50_ms,
+    quantile_cont(latency_ms, 0.95) AS latency_p95_ms,
+    quantile_cont(expected_ms, 0.5) AS expected_p50_ms,
+    quantile_cont(expected_ms, 0.95) AS expected_p95_ms,
+    exp(median(ln(latency_ms / expected_ms))) AS slowdown,
+    count(*) FILTER (WHERE slow) AS slow,
+    count(*) FILTER (WHERE slow) / nullif(count(expected_ms), 0) AS slow_share,
+    count(*) FILTER (WHERE degraded) AS degraded
+FROM {out}.request_latencies
+GROUP BY day, tenant, model, tier, simulated;
+COMMENT ON VIEW {out}.request_latency IS 'Response times beside what the size of the requests predicts, a day, tenant and model.';
+COMMENT ON COLUMN {out}.request_latency.day IS 'UTC day of delivery of the reviews asked about.';
+COMMENT ON COLUMN {out}.request_latency.tenant IS 'Who is billed.';
+COMMENT ON COLUMN {out}.request_latency.model IS 'Model that was asked for.';
+COMMENT ON COLUMN {out}.request_latency.tier IS 'Step of the ladder of models.';
+COMMENT ON COLUMN {out}.request_latency.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.request_latency.requests IS 'Answered requests, without those of the Batch API and embeddings.';
+COMMENT ON COLUMN {out}.request_latency.judged IS 'Of them, those with an expectation: enough earlier requests, and of sizes like it.';
+COMMENT ON COLUMN {out}.request_latency.latency_p50_ms IS 'Median response time in milliseconds.';
+COMMENT ON COLUMN {out}.request_latency.latency_p95_ms IS '95th percentile of it.';
+COMMENT ON COLUMN {out}.request_latency.expected_p50_ms IS 'Median of what was expected, in milliseconds; null where nothing was.';
+COMMENT ON COLUMN {out}.request_latency.expected_p95_ms IS '95th percentile of it: larger where batches were large.';
+COMMENT ON COLUMN {out}.request_latency.slowdown IS 'Median of response time over expected time; 1 is as ever.';
+COMMENT ON COLUMN {out}.request_latency.slow IS 'Single requests whose robust z-score is over latency.slow_z.';
+COMMENT ON COLUMN {out}.request_latency.slow_share IS 'Share of the judged requests, 0 to 1.';
+COMMENT ON COLUMN {out}.request_latency.degraded IS 'Requests that were sent inside an episode.';
+
+CREATE OR REPLACE VIEW {out}.slow_requests AS
+SELECT day, request_id, tenant, model, tier, simulated, sent_at, reviews, fresh_tokens,
+    completion_tokens, latency_ms, expected_ms, z, degraded
+FROM {out}.request_latencies WHERE slow
+ORDER BY day DESC, z DESC;
+COMMENT ON VIEW {out}.slow_requests IS 'Single requests that took much longer than their size predicts.';
+COMMENT ON COLUMN {out}.slow_requests.day IS 'UTC day of delivery of the reviews asked about.';
+COMMENT ON COLUMN {out}.slow_requests.request_id IS 'The request, as in llm_requests.';
+COMMENT ON COLUMN {out}.slow_requests.tenant IS 'Who is billed.';
+COMMENT ON COLUMN {out}.slow_requests.model IS 'Model that was asked for.';
+COMMENT ON COLUMN {out}.slow_requests.tier IS 'Step of the ladder of models.';
+COMMENT ON COLUMN {out}.slow_requests.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.slow_requests.sent_at IS 'When it was sent.';
+COMMENT ON COLUMN {out}.slow_requests.reviews IS 'Texts in it.';
+COMMENT ON COLUMN {out}.slow_requests.fresh_tokens IS 'Input tokens that no prompt cache held.';
+COMMENT ON COLUMN {out}.slow_requests.completion_tokens IS 'Output tokens.';
+COMMENT ON COLUMN {out}.slow_requests.latency_ms IS 'Response time in milliseconds.';
+COMMENT ON COLUMN {out}.slow_requests.expected_ms IS 'Median response time of requests of this size.';
+COMMENT ON COLUMN {out}.slow_requests.z IS 'Robust z-score: 1 is a spread (1.4826 MAD of the log residuals) slower than the median.';
+COMMENT ON COLUMN {out}.slow_requests.degraded IS 'Whether it was sent inside an episode.';
+
+CREATE OR REPLACE VIEW {out}.degradations AS
+SELECT started, number, model, tier, simulated, onset_at, raised_at, requests, slowdown, tenants,
+    day AS last_day, ended_at, coalesce("end", 'goes on') AS state
+FROM {out}.latency_episodes
+QUALIFY row_number() OVER (
+    PARTITION BY started, number, model, tier, simulated ORDER BY day DESC) = 1;
+COMMENT ON VIEW {out}.degradations IS 'Episodes in which a model answered more slowly than the size of requests predicts.';
+COMMENT ON COLUMN {out}.degradations.started IS 'UTC day of delivery whose requests raised it.';
+COMMENT ON COLUMN {out}.degradations.number IS 'Of those that started on that day, from 1.';
+COMMENT ON COLUMN {out}.degradations.model IS 'Model that was asked for.';
+COMMENT ON COLUMN {out}.degradations.tier IS 'Step of the ladder of models.';
+COMMENT ON COLUMN {out}.degradations.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.degradations.onset_at IS 'Estimate of when it began.';
+COMMENT ON COLUMN {out}.degradations.raised_at IS 'When the request was sent that raised the alert.';
+COMMENT ON COLUMN {out}.degradations.requests IS 'Judged requests inside it.';
+COMMENT ON COLUMN {out}.degradations.slowdown IS 'Geometric mean of response time over expected time in it.';
+COMMENT ON COLUMN {out}.degradations.tenants IS 'Whose requests were sent in it.';
+COMMENT ON COLUMN {out}.degradations.last_day IS 'Last day of delivery that it was seen on.';
+COMMENT ON COLUMN {out}.degradations.ended_at IS 'When the first request after it was sent; null while it goes on, or with a new normal.';
+COMMENT ON COLUMN {out}.degradations.state IS 'goes on, recovered, or new normal: it lasted, and is what is expected now.';
+
 CREATE OR REPLACE VIEW {out}.tier_costs AS
 SELECT day, tenant, tier, model_requested AS model, simulated, count(*) AS requests,
     sum(reviews)::BIGINT AS reviews_asked, sum(answered)::BIGINT AS reviews_answered,
@@ -593,8 +664,6 @@ COMMENT ON VIEW {out}.alert_log IS 'Alerts and recoveries, the newest first, as 
 COMMENT ON COLUMN {out}.alert_log.raised_at IS 'When it was raised.';
 COMMENT ON COLUMN {out}.alert_log.tenant IS 'Whom it is about.';
 COMMENT ON COLUMN {out}.alert_log.kind IS 'budget, gate, quality, latency, drift, service, recheck or pattern.';
-
-COMMENT ON COLUMN {out}.alert_log.kind IS 'budget, gate, recheck, pattern or service.';
 COMMENT ON COLUMN {out}.alert_log.period IS 'UTC month or day that it is about.';
 COMMENT ON COLUMN {out}.alert_log.severity IS 'info (recoveries), warning or critical.';
 COMMENT ON COLUMN {out}.alert_log.threshold IS 'Per cent of the limit; of a recovery, the highest that is over.';

@@ -18,6 +18,7 @@ from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.storage.journal import (
     DayJournal,
     StateStore,
+    changed_days,
     days_with_open_jobs,
 )
 
@@ -192,3 +193,22 @@ def test_no_change_is_lost_between_threads_and_processes(tmp_path: Path) -> None
         list(threads.map(lambda _: store.update("n", lambda n: (n or 0) + 1), range(50)))
     assert [child.wait() for child in children] == [0, 0]
     assert store.get("n") == 100
+
+
+def test_which_days_were_written_to_is_told_without_opening_any(tmp_path: Path) -> None:
+    """A year of journals is looked over each minute; what is no day's is none of them."""
+    assert changed_days(tmp_path) == {}
+    other = date(2026, 11, 21)
+    for day in (other, DAY):
+        DayJournal(tmp_path, day).close()
+    (tmp_path / "requests" / "notes").mkdir()
+    (tmp_path / "requests" / "notes" / "cache.db").touch()
+    before = changed_days(tmp_path)
+    assert list(before) == [DAY, other]
+    journal = DayJournal(tmp_path, other)
+    journal.intend(intent("a"))
+    journal.close()
+    after = changed_days(tmp_path)
+    assert after[DAY] == before[DAY]
+    assert after[other] > before[other]
+    assert changed_days(tmp_path) == after
