@@ -151,7 +151,7 @@ def anytime_upper_bound(errors: int, n: int, confidence: float = 0.95) -> float:
     """
     import numpy as np
 
-    return float(_anytime_upper_bounds(np.array([errors]), np.array([n]), confidence)[0])
+    return float(anytime_upper_bounds(np.array([errors]), np.array([n]), confidence)[0])
 
 
 def error_bound(rule: Rule, errors: int, n: int, confidence: float) -> float:
@@ -200,7 +200,8 @@ def passes(rule: Rule, errors: Array, n: Array, max_error: float, confidence: fl
     return reached
 
 
-def _anytime_upper_bounds(errors: Array, n: Array, confidence: float) -> Array:
+def anytime_upper_bounds(errors: Array, n: Array, confidence: float) -> Array:
+    """`anytime_upper_bound` of many counts at once."""
     import numpy as np
 
     lower, upper = np.zeros(len(n)), np.ones(len(n))
@@ -265,4 +266,4 @@ def _least_bound_ever(wrong: Array, confidence: float) -> float:
     # Every right row lowers the bound, so it is least just before an error or at the end.
     ends = np.union1d(np.flatnonzero(wrong), [len(wrong)])
     errors = np.concatenate([[0], np.cumsum(wrong)])[ends]
-    return float(_anytime_upper_bounds(errors, ends, confidence).min())
+    return float(anytime_upper_bounds(errors, ends, confidence).min())

@@ -99,8 +99,8 @@ def batch_plan(
     check_specs=[SPEC],
     description="A row is a text that the model was asked about: labelled, failed or deferred. "
     "`llm_requests` holds a row an attempt, with what it cost; `audits` a row a hit that was "
-    "rechecked, `level_errors` how often each level was contradicted, `batch_samples` a row a large "
-    "batch whose labels were compared with their truth, and `request_latencies` how long each "
+    "rechecked, `level_errors` how often each level was contradicted, `batch_samples` a row a "
+    "large batch whose labels were compared with their truth, `request_latencies` how long each "
     "request took beside what its size predicts.",
 )
 def batch_classifications(

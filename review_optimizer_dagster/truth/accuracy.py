@@ -156,7 +156,7 @@ def accuracy_by(
     reviews = score_reviews(fields)
     n, correct = reviews.height, int(reviews["correct"].sum())
     texts, share, lower, upper = _interval(reviews)
-    verdict = _verdict(kind, lower, upper, threshold)
+    verdict = verdict_of(kind, lower, upper, threshold)
     undecided = (share * texts, texts) if kind in DECIDING else (0.0, 0)
     unlabelled = results.filter(pl.col("status") != "labelled")
     return Accuracy(
@@ -182,7 +182,8 @@ def best(measured: Mapping[Truth, Accuracy]) -> Accuracy:
     return covered[0] if covered else replace(measured["stars"], truth="none")
 
 
-def _verdict(truth: Truth, lower: float, upper: float, threshold: float) -> Verdict:
+def verdict_of(truth: Truth, lower: float, upper: float, threshold: float) -> Verdict:
+    """What an interval of an accuracy says of a threshold; a weak truth never says anything."""
     if truth not in DECIDING:
         return "inconclusive"
     if lower >= threshold:
@@ -230,4 +231,6 @@ def standing(days: int, texts: int, correct: int, threshold: float) -> Standing:
     """
     lower = 1.0 - anytime_upper_bound(texts - correct, texts)
     upper = anytime_upper_bound(correct, texts)
-    return Standing(days, texts, correct, lower, upper, _verdict("labels", lower, upper, threshold))
+    return Standing(
+        days, texts, correct, lower, upper, verdict_of("labels", lower, upper, threshold)
+    )
