@@ -37,6 +37,7 @@ def definitions_of(home: Home) -> dg.Definitions:
             automation.deferred_reviews,
             automation.budget_alerts,
             automation.alert_delivery,
+            automation.drift_alerts,
         ],
         executor=dg.in_process_executor,
         resources={

@@ -287,6 +287,49 @@ class RecheckSettings(_Table):
         return self
 
 
+class DriftSettings(_Table):
+    """`[drift]`: days whose reviews differ from those of the days before."""
+
+    enabled: bool = Field(default=True, description="Whether days are profiled and compared.")
+    window_days: int = Field(
+        default=28, ge=7, le=366, description="Days before that a day is compared with."
+    )
+    min_days: int = Field(
+        default=7, ge=3, le=366, description="Fewest of them; before, nothing is said of drift."
+    )
+    min_reviews: int = Field(
+        default=100,
+        ge=20,
+        description="Fewest reviews of a tenant's day, and of a category to be looked at alone.",
+    )
+    min_distance: float = Field(
+        default=0.02,
+        ge=0.0,
+        lt=1.0,
+        description="Least share of reviews that must have moved, for tenants so large that every "
+        "difference is certain.",
+    )
+    false_alarms_per_year: float = Field(
+        default=1.0,
+        gt=0.0,
+        le=36.5,
+        description="False alarms that a tenant without drift may have in a year, all signals "
+        "together.",
+    )
+    new_normal_days: int = Field(
+        default=7,
+        ge=3,
+        le=90,
+        description="Days in a row after which what has drifted is what days are compared with.",
+    )
+
+    @model_validator(mode="after")
+    def _window_holds_its_least(self) -> DriftSettings:
+        if self.min_days > self.window_days:
+            raise ValueError("min_days is larger than window_days")
+        return self
+
+
 class InputSettings(_Table):
     """`[input]`: what is accepted."""
 
@@ -393,6 +436,7 @@ class Settings(_Table):
     cache: CacheSettings = Field(default_factory=CacheSettings)
     patterns: PatternSettings = Field(default_factory=PatternSettings)
     rechecks: RecheckSettings = Field(default_factory=RecheckSettings)
+    drift: DriftSettings = Field(default_factory=DriftSettings)
     input: InputSettings = Field(default_factory=InputSettings)
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)

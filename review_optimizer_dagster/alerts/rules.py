@@ -20,6 +20,7 @@ _EVENTS = {
     "gate": "failed",
     "recheck": "contradicted",
     "pattern": "switched_off",
+    "drift": "detected",
     "test": "sent",
 }
 
@@ -31,7 +32,7 @@ class Alert:
     alert_id: str
     """The same for the same kind, tenant, period, threshold and version of the limit."""
     kind: str
-    """budget, gate, recheck, pattern, or test."""
+    """budget, gate, recheck, pattern, drift, or test."""
     tenant: str
     period: str
     """The month (2026-11) or day (2026-11-22), UTC."""

@@ -9,6 +9,7 @@ import polars as pl
 from review_optimizer_dagster.alerts.rules import News, gate_alert, gate_recovery
 from review_optimizer_dagster.core.quality import Gate, gate, overall
 from review_optimizer_dagster.defs.alerting import note_alerts
+from review_optimizer_dagster.defs.drift import DRIFT_CHECK, judge_drift
 from review_optimizer_dagster.defs.metadata import share, table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.publishing import publish_blocked
@@ -66,6 +67,7 @@ def review_results(
             "upper end is below what the tenant asks for. A failed tenant is not published; where "
             "every tenant failed, nothing is.",
         ),
+        DRIFT_CHECK,
     ],
     name="gate",
     pool="warehouse",
@@ -79,8 +81,11 @@ def gate_checks(
         judged = judge_day(connection, home_folder, day)
         with connection.transaction():
             connection.replace("gate_verdicts", judged.verdicts, day)
-        note_alerts(context.log, home_folder, connection, gate_news(judged.verdicts, day))
+        drift = judge_drift(connection, home_folder.home.settings.drift, day)
+        news = [*gate_news(judged.verdicts, day), *drift.news]
+        note_alerts(context.log, home_folder, connection, news)
         publish_blocked(connection, home_folder.home, day)
+    yield drift.result
     yield contract_result(judged)
     yield quality_result(judged)
 

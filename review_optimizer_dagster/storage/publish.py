@@ -17,6 +17,8 @@ _TABLES = (
     "level_errors",
     "ledger_entries",
     "llm_requests",
+    "daily_profiles",
+    "drift_tests",
     "pattern_certificates",
     "quarantined_reviews",
 )
