@@ -1,8 +1,8 @@
 """Drift on real texts: false alarms of quiet weeks, and the day on which a change is caught.
 
 Days are drawn with replacement from labelled reviews. Quiet days differ by more than independent
-draws would: the mixes of categories and labels vary from day to day, and weekends have fewer
-reviews. Labels of the file stand for the answers. Beside the monitor stands the naive one, which
+draws would: the mixes of categories, labels and lengths vary from day to day, independently or
+with a memory of the day before, and weekends have fewer reviews. Labels of the file stand for the answers. Beside the monitor stands the naive one, which
 tests each signal by itself, with a plain chi-square at 5 % or by a population stability index
 over 0.2, against the same 28 days.
 """
@@ -13,7 +13,7 @@ import argparse
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, timedelta
 from pathlib import Path
@@ -38,9 +38,13 @@ from review_optimizer_dagster_tests.benchmarks.labelled import read_labelled, sa
 if TYPE_CHECKING:
     import numpy as np
 
+    Apply = Callable[[pl.DataFrame, np.random.Generator], pl.DataFrame]
+
 FIRST_DAY: Final = date(2026, 1, 5)  # a Monday
 WEEKEND: Final = 0.7  # of the reviews of a working day
-CONCENTRATION: Final = 300.0  # Dirichlet: a day's share of 50 % has a standard deviation of 2.9 %
+SPREAD: Final = 0.1  # of a share's logarithm: one of 50 % varies by 3.5 % (standard deviation)
+PARTS: Final = 5  # of a category's and label's texts, by length
+MEMORY: Final = 0.7  # of a mix, from day to day, where it has one
 SHARES: Final = (1.0, 0.5, 0.2, 0.1)
 LONGEST: Final = 28  # days that a change is waited for
 PSI_LIMIT: Final = 0.2
@@ -57,46 +61,59 @@ class Feed:
     reviews: int
     """A working day's, on average."""
     generator: np.random.Generator
-    groups: dict[str, dict[str, pl.DataFrame]] = field(init=False)
-    """Category to label to rows."""
+    persistence: float = 0.0
+    """Correlation of a day's mix with that of the day before."""
+    groups: dict[tuple[str, str], list[pl.DataFrame]] = field(init=False)
+    """Category and label to their rows, in parts from the shortest text to the longest."""
+    moods: dict[str, np.ndarray[Any, Any]] = field(default_factory=dict)
+    """How far each mix is from its average, as a logarithm."""
 
     def __post_init__(self) -> None:
         """Sort the rows by what is drawn."""
         self.groups = {}
-        for (category, label), part in self.rows.sort("review_id").group_by(
+        for (category, label), part in self.rows.sort("category", "label").group_by(
             "category", "label", maintain_order=True
         ):
-            self.groups.setdefault(str(category), {})[str(label)] = part
+            ordered = part.sort(pl.col("text").str.len_chars(), "review_id")
+            size = -(-ordered.height // PARTS)
+            self.groups[str(category), str(label)] = list(ordered.iter_slices(size))
 
-    def day(self, day: date, change: Callable[[pl.DataFrame], pl.DataFrame] | None = None) -> Any:
+    def day(self, day: date, change: Apply | None = None) -> pl.DataFrame:
         """A day's reviews (REVIEWS), after a change of its rows."""
         size = self.reviews * (WEEKEND if day.weekday() >= 5 else 1.0)
-        count = int(self.generator.poisson(size))
-        parts = []
-        for category, size_of in self._mix(
-            {name: sum(part.height for part in own.values()) for name, own in self.groups.items()},
-            count,
-        ):
-            own = self.groups[category]
-            labels = {name: part.height for name, part in own.items()}
-            for label, drawn in self._mix(labels, size_of):
-                places = self.generator.integers(own[label].height, size=drawn)
-                parts.append(own[label][places])
-        rows = pl.concat(parts)
-        rows = rows if change is None else change(rows)
-        return _reviews(rows, day)
+        categories: dict[str, int] = {}
+        for (category, _), parts in self.groups.items():
+            categories[category] = categories.get(category, 0) + _height(parts)
+        drawn = []
+        mix = self._mix("categories", list(categories.values()), int(self.generator.poisson(size)))
+        for category, count in zip(categories, mix, strict=True):
+            own = {name: parts for name, parts in self.groups.items() if name[0] == category}
+            labels = self._mix(category, [_height(parts) for parts in own.values()], count)
+            for (name, parts), labelled in zip(own.items(), labels, strict=True):
+                sizes = self._mix("|".join(name), [part.height for part in parts], labelled)
+                for part, wanted in zip(parts, sizes, strict=True):
+                    drawn.append(part[self.generator.integers(part.height, size=wanted)])
+        rows = pl.concat(drawn)
+        return _reviews(rows if change is None else change(rows, self.generator), day)
 
-    def _mix(self, sizes: Mapping[str, int], count: int) -> Iterator[tuple[str, int]]:
-        """How many of each there are on a day whose mix varies about these sizes."""
-        names = sorted(sizes)
-        total = sum(sizes.values())
-        shares = self.generator.dirichlet([CONCENTRATION * sizes[n] / total for n in names])
-        yield from zip(names, map(int, self.generator.multinomial(count, shares)), strict=True)
+    def _mix(self, name: str, sizes: Sequence[int], count: int) -> list[int]:
+        """How many of each there are on a day, whose mix varies about these sizes."""
+        import numpy as np
+
+        fresh = self.generator.normal(0.0, SPREAD, len(sizes))
+        before = self.moods.get(name, fresh)
+        new = np.sqrt(1 - self.persistence**2) * fresh
+        self.moods[name] = self.persistence * before + new
+        shares = np.array(sizes) * np.exp(self.moods[name])
+        return [int(each) for each in self.generator.multinomial(count, shares / shares.sum())]
+
+
+def _height(parts: Sequence[pl.DataFrame]) -> int:
+    return sum(part.height for part in parts)
 
 
 def _reviews(rows: pl.DataFrame, day: date) -> pl.DataFrame:
-    labels = ("label" if "label" in rows.columns else "category",)
-    spelled = {name: json.dumps({"label": name}) for name in rows[labels[0]].unique()}
+    spelled = {name: json.dumps({"label": name}) for name in rows["label"].unique()}
     return rows.select(
         tenant=pl.lit("acme"),
         taxonomy=pl.lit("benchmark"),
@@ -104,7 +121,7 @@ def _reviews(rows: pl.DataFrame, day: date) -> pl.DataFrame:
         review_id=pl.format("{}-{}", pl.lit(day.isoformat()), pl.int_range(pl.len())),
         category="category",
         level=pl.lit("model"),
-        labels=pl.col(labels[0]).replace_strict(spelled),
+        labels=pl.col("label").replace_strict(spelled),
         title="title",
         text="text",
     ).cast(REVIEWS)
@@ -188,13 +205,9 @@ def poisson_interval(count: int) -> tuple[float, float]:
     return lower, float(gammaincinv(count + 1, 1 - tail))
 
 
-def quiet(
-    rows: pl.DataFrame, weeks: int, reviews: int, seed: int, settings: DriftSettings
-) -> dict[str, Any]:
+def quiet(feed: Feed, weeks: int, settings: DriftSettings) -> dict[str, Any]:
     """Watch weeks without drift; returns JSON: episodes and days of alarm, of each monitor."""
-    import numpy as np
-
-    feed, history = Feed(rows, reviews, np.random.default_rng(seed)), History(settings)
+    history = History(settings)
     alarmed: dict[str, list[bool]] = {"monitor": [], "chi_square": [], "psi": []}
     signals, tests_a_day = Counter[str](), []
     for number in range(WARM_UP + weeks * 7):
@@ -238,12 +251,10 @@ class Change:
     """What happens to a category from some day on."""
 
     name: str
-    apply: Callable[[pl.DataFrame, np.random.Generator], pl.DataFrame]
+    apply: Apply
 
 
-def replaced(
-    category: str, documents: pl.DataFrame, labels: Sequence[str], share: float
-) -> Callable[[pl.DataFrame, np.random.Generator], pl.DataFrame]:
+def replaced(category: str, documents: pl.DataFrame, labels: Sequence[str], share: float) -> Apply:
     """A share of a category's reviews become another domain's documents.
 
     Their label is the document's where the taxonomy has it, else drawn from those that there are.
@@ -266,9 +277,7 @@ def replaced(
     return change
 
 
-def shortened(
-    category: str, share: float
-) -> Callable[[pl.DataFrame, np.random.Generator], pl.DataFrame]:
+def shortened(category: str, share: float) -> Apply:
     """A share of a category's reviews are cut to their first hundred characters."""
 
     def change(rows: pl.DataFrame, generator: np.random.Generator) -> pl.DataFrame:
@@ -279,9 +288,18 @@ def shortened(
     return change
 
 
-def translated(
-    category: str, share: float
-) -> Callable[[pl.DataFrame, np.random.Generator], pl.DataFrame]:
+def relabelled(category: str, share: float) -> Apply:
+    """A share of a category's reviews get the label that comes first by name."""
+
+    def change(rows: pl.DataFrame, generator: np.random.Generator) -> pl.DataFrame:
+        hit = (rows["category"] == category) & pl.Series(generator.random(rows.height) < share)
+        first = pl.col("label").min()
+        return rows.with_columns(label=pl.when(hit).then(first).otherwise("label"))
+
+    return change
+
+
+def translated(category: str, share: float) -> Apply:
     """A share of a category's reviews are in Spanish: one of a few sentences."""
 
     def change(rows: pl.DataFrame, generator: np.random.Generator) -> pl.DataFrame:
@@ -316,8 +334,8 @@ def caught(
         each.name: {"days": [], "signals": Counter(), "before": 0} for each in changes
     }
     for number in range(seeds):
-        generator = np.random.default_rng([seed, number])
-        feed, history = Feed(rows, reviews, generator), History(settings)
+        feed = Feed(rows, reviews, np.random.default_rng([seed, number]))
+        history = History(settings)
         # Changes begin on any day of the week.
         start = FIRST_DAY + timedelta(days=WARM_UP + number % 7)
         for offset in range((start - FIRST_DAY).days):
@@ -327,11 +345,10 @@ def caught(
         for each in changes:
             one = found[each.name]
             one["before"] += in_alarm
-            future, change = history.copy(), each.apply
+            future = history.copy()
             for late in range(LONGEST):
                 day = start + timedelta(days=late)
-                drawn = feed.day(day, lambda held, do=change: do(held, generator))
-                alarmed = _named(future.watch(day, drawn))
+                alarmed = _named(future.watch(day, feed.day(day, each.apply)))
                 if alarmed:
                     one["days"].append(late + 1)
                     one["signals"][alarmed[0]] += 1
@@ -366,10 +383,17 @@ def changes_of(
     ]
     found += [
         Change(f"{name} {share:.0%}", make(category, share))
-        for name, make in (("shortened", shortened), ("Spanish", translated))
+        for name, make in CHANGES.items()
         for share in SHARES[1:]
     ]
     return found
+
+
+CHANGES: Final[Mapping[str, Callable[[str, float], Apply]]] = {
+    "one label": relabelled,
+    "shortened": shortened,
+    "Spanish": translated,
+}
 
 
 def measure(
@@ -381,38 +405,51 @@ def measure(
     seed: int,
 ) -> dict[str, Any]:
     """Both halves; returns JSON."""
+    import numpy as np
+
     settings = DriftSettings()
     sizes = rows.group_by("category").len().sort("len", "category", descending=[True, False])
-    category = str(sizes["category"][0])
+    category, other = sizes["category"][0], sizes["category"][-1]
+    domains = {**documents, f"{other}'s": rows.filter(category=other)}
+
+    def feed(persistence: float) -> Feed:
+        return Feed(rows, reviews, np.random.default_rng(seed), persistence)
+
     return {
         "rows": rows.height,
         "reviews_a_day": reviews,
         "category": category,
         "category_share": sizes["len"][0] / rows.height,
-        "quiet": quiet(rows, weeks, reviews, seed, settings),
+        "quiet": {
+            "independent": quiet(feed(0.0), weeks, settings),
+            "with a memory": quiet(feed(MEMORY), weeks, settings),
+        },
         "caught": caught(
-            rows, changes_of(rows, documents, category), seeds, reviews, seed + 1, settings
+            rows, changes_of(rows, domains, category), seeds, reviews, seed + 1, settings
         ),
     }
 
 
 def print_tables(figures: Mapping[str, Any]) -> None:
     """The two tables."""
-    console, calm = Console(), figures["quiet"]
+    console = Console()
+    names = {"monitor": "drift", "chi_square": "chi-square, 5 % a signal", "psi": "PSI over 0.2"}
+    calm = next(iter(figures["quiet"].values()))
     table = Table(
-        "monitor", "false episodes", "95 % interval", "days in alarm", title_justify="left",
+        "days", "monitor", "false episodes", "95 % interval", "days in alarm",
         title=f"{calm['days']} days without drift, about {figures['reviews_a_day']} reviews each, "
         f"{calm['tests_a_day']:g} tests a day ({calm['allowed']:.2g} episodes are allowed)",
+        title_justify="left",
     )  # fmt: skip
-    names = {"monitor": "drift", "chi_square": "chi-square, 5 % a signal", "psi": "PSI over 0.2"}
-    for name, shown in names.items():
-        lower, upper = calm[name]["interval"]
-        table.add_row(
-            shown, str(calm[name]["episodes"]), f"{lower:.2g} to {upper:.3g}",
-            f"{calm[name]['days']}",
-        )  # fmt: skip
+    for kind, one in figures["quiet"].items():
+        for name, shown in names.items():
+            lower, upper = one[name]["interval"]
+            table.add_row(
+                kind, shown, str(one[name]["episodes"]), f"{lower:.2g} to {upper:.3g}",
+                f"{one[name]['days']}",
+            )  # fmt: skip
+        console.print(f"{kind}: seconds a day {one['seconds']}, alarmed {one['alarmed_signals']}")
     console.print(table)
-    console.print(f"seconds a day: {calm['seconds']}; alarmed: {calm['alarmed_signals']}")
     table = Table(
         "change", "trials", "caught", "median day", "worst day", "first by", title_justify="left",
         title=f"{figures['category']} ({figures['category_share']:.0%} of the reviews) changes",
