@@ -163,8 +163,9 @@ class _Normal:
     days: list[date]
     is_new: bool
     """Whether they begin with an episode that went on for so long that it became the normal."""
-    went_on: bool
-    """Whether the last day with a test was alarmed, and is not normal since."""
+    goes_on: str
+    """The horizon that was alarmed on the last day with a test; '' where none was, or where that
+    day is normal since."""
 
 
 def judge(
@@ -233,7 +234,9 @@ def _test(
     table = counts.rows(recent).sum(axis=0)
     if len(baseline) < settings.min_days or table.sum() < least:
         return None
-    if horizon == "week" and len(recent) < _LEAST_WEEK:
+    # Where the days alone showed drift, a day too small to be tested alone cannot say it is over.
+    is_small = normal.goes_on == "day" and counts.rows([day]).sum() < least
+    if horizon == "week" and (len(recent) < _LEAST_WEEK or is_small):
         return None
     days = counts.rows(baseline)
     if signal == NEW_CATEGORY:
@@ -251,7 +254,7 @@ def _test(
         "p_value": result.p_value,
         "distance": result.distance,
         "new_normal": normal.is_new,
-        "went_on": normal.went_on,
+        "goes_on": normal.goes_on,
         "worse": _is_worse(signal, counts.buckets, table, days.sum(axis=0)),
     }
 
@@ -262,7 +265,7 @@ def _decided(rows: list[dict[str, Any]], settings: DriftSettings) -> list[dict[s
     decided, adjusted = [], 0.0
     for rank, row in enumerate(sorted(rows, key=lambda each: float(each["p_value"]))):
         adjusted = max(adjusted, min(1.0, (len(rows) - rank) * row["p_value"]))
-        is_sure = adjusted <= alpha or (row["went_on"] and row["p_value"] <= alpha)
+        is_sure = adjusted <= alpha or (row["goes_on"] != "" and row["p_value"] <= alpha)
         is_drift = is_sure and row["worse"] and row["distance"] >= settings.min_distance
         kept = {name: value for name, value in row.items() if name in TESTS}
         decided.append(kept | {"p_adjusted": adjusted, "alarm": is_drift})
@@ -289,12 +292,13 @@ def _normal(
     long = [run for run in runs if len(run) >= new_normal_days]
     if not long:
         normal = [each for each in before if each not in alarmed]
-        return _Normal(normal, False, bool(runs[-1]))
+        return _Normal(normal, False, tested[runs[-1][-1]] if runs[-1] else "")
     blocks = len(long[-1]) // new_normal_days
     block = long[-1][(blocks - 1) * new_normal_days : blocks * new_normal_days]
     alarmed -= set(block)
     normal = [each for each in before if each >= block[0] and each not in alarmed]
-    return _Normal(normal, True, bool(runs[-1]) and runs[-1][-1] in alarmed)
+    goes_on = bool(runs[-1]) and runs[-1][-1] in alarmed
+    return _Normal(normal, True, tested[runs[-1][-1]] if goes_on else "")
 
 
 def _by_novelty(counts: Array, days: Array) -> tuple[Array, Array]:

@@ -1,10 +1,10 @@
 """Drift on real texts: false alarms of quiet weeks, and the day on which a change is caught.
 
 Days are drawn with replacement from labelled reviews. Quiet days differ by more than independent
-draws would: the mixes of categories, labels and lengths vary from day to day, independently or
-with a memory of the day before, and weekends have fewer reviews. Labels of the file stand for the answers. Beside the monitor stands the naive one, which
-tests each signal by itself, with a plain chi-square at 5 % or by a population stability index
-over 0.2, against the same 28 days.
+draws would: the mixes of categories, labels and lengths vary from day to day, by chance or with a
+memory of the day before, and weekends have fewer reviews. Labels of the file stand for the
+answers. Beside the monitor stand two naive ones, against the same 28 days: a plain chi-square at
+5 % a signal, and a population stability index over 0.2.
 """
 
 from __future__ import annotations
