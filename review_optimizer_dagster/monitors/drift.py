@@ -24,6 +24,7 @@ WEEK: Final = 7
 _LEAST_WEEK: Final = 4  # days of a week that tell of it
 _LEAST_EXPECTED: Final = 5.0  # of a bucket (Cochran, "The chi-square test", 1952); rarer are pooled
 _LEAST_AUDITS: Final = 20
+_MOST_MEMORY: Final = 0.95  # a correlation of days over which their sum has no bound to speak of
 _SERIES: Final = KEY[:3]
 
 TESTS: Final = pl.Schema(
@@ -55,8 +56,10 @@ class Comparison:
     """Total variation: the share of reviews that would have to move to another bucket, 0 to 1."""
 
 
-def compare(counts: Array, baseline: Array) -> Comparison:
+def compare(counts: Array, baseline: Array, together: int = 1) -> Comparison:
     """Test whether counts (buckets) come from the same mix as the baseline's (days, buckets).
+
+    together: how many days in a row the counts are of.
 
     Pearson's chi-square of homogeneity over its degrees of freedom, divided by the dispersion that
     the baseline's days show among themselves (quasi-likelihood: McCullagh & Nelder, "Generalized
@@ -67,7 +70,8 @@ def compare(counts: Array, baseline: Array) -> Comparison:
     Buckets with an expected count under 5 are one; where even that is rare, and for a bucket that
     is new altogether, an exact test of two Poisson counts (Przyborowski & Wilenski, "Homogeneity
     of results in testing samples from Poisson series", 1940) takes its place, and the two share
-    the level.
+    the level. Several days together vary by more than as many independent ones where a day is like
+    the day before: see `_memory`.
     """
     import numpy as np
 
@@ -81,17 +85,17 @@ def compare(counts: Array, baseline: Array) -> Comparison:
     if rare.any() and expected[rare].sum() >= _LEAST_EXPECTED:
         common, days = np.append(common, rare_today), np.column_stack([days, rare_days])
         rare_today = 0.0
-    found = [] if len(common) < 2 else [_homogeneity(common, days)]
+    found = [] if len(common) < 2 else [_homogeneity(common, days, together)]
     if rare_today:
         sizes = baseline.sum(axis=1)
-        found.append(_rare(rare_today, float(n), rare_days, sizes))
+        found.append(_rare(rare_today, float(n), rare_days, sizes, together))
     if not found:
         return Comparison(0.0, 0, 1.0, 1.0, distance)
     statistic, df, dispersion, p_value = min(found, key=lambda each: each[3])
     return Comparison(statistic, df, dispersion, min(1.0, len(found) * p_value), distance)
 
 
-def _homogeneity(counts: Array, days: Array) -> tuple[float, int, float, float]:
+def _homogeneity(counts: Array, days: Array, together: int) -> tuple[float, int, float, float]:
     """F, its degrees of freedom, the dispersion and the p-value; every bucket is frequent."""
     import numpy as np
     from scipy.special import fdtrc
@@ -103,31 +107,54 @@ def _homogeneity(counts: Array, days: Array) -> tuple[float, int, float, float]:
         ((counts - n * shares) ** 2 / (n * shares)).sum()
         + ((total - baseline_n * shares) ** 2 / (baseline_n * shares)).sum()
     )
-    by_day = _chi_squares(days)
-    count = len(by_day)
-    dispersion = float(by_day.sum()) / ((count - 1) * df)
+    residuals = _residuals(days)
+    by_day = (residuals**2).sum(axis=1)
+    dispersion = float(by_day.sum()) / ((len(days) - 1) * df)
     directions = float(df)
     if dispersion > 1.0 and (variance := float(np.var(by_day, ddof=1))) > 0.0:
         directions = min(directions, max(1.0, 2 * float(by_day.mean()) ** 2 / variance))
-    dispersion = max(1.0, dispersion)
+    more, worth = _memory(residuals, directions, together)
+    dispersion = max(1.0, dispersion) * more
     statistic = chi_square / (df * dispersion)
-    p_value = float(fdtrc(directions, directions * (count - 1), statistic))
+    p_value = float(fdtrc(directions, directions * max(1.0, worth - 1), statistic))
     return statistic, df, dispersion, p_value
 
 
-def _chi_squares(days: Array) -> Array:
-    """How much each of the days (rows) differs from all of them together."""
+def _residuals(days: Array) -> Array:
+    """How far each count of each day is from the average mix (Pearson's residuals)."""
     import numpy as np
 
     total, sizes = days.sum(axis=0), days.sum(axis=1, keepdims=True)
     expected = sizes * (total / total.sum())
-    squares = (days - expected) ** 2
-    parts: Array = np.divide(squares, expected, out=np.zeros_like(squares), where=expected > 0)
-    found: Array = parts.sum(axis=1)
-    return found
+    far = days - expected
+    residuals: Array = np.divide(far, np.sqrt(expected), out=np.zeros_like(far), where=expected > 0)
+    return residuals
 
 
-def _rare(count: float, n: float, days: Array, sizes: Array) -> tuple[float, int, float, float]:
+def _memory(residuals: Array, directions: float, together: int) -> tuple[float, float]:
+    """What days that are like the day before do to the sum of some, and to what is known of them.
+
+    Returns by how much more a sum of `together` days varies than one of independent days, and how
+    many independent days tell as much of the dispersion as these (Bayley & Hammersley, "The
+    effective number of independent observations in an autocorrelated time series", 1946), for a
+    correlation that falls geometrically. It is estimated a standard error too high, and without
+    the bias of a short series (Marriott & Pope, "Bias in the estimation of autocorrelations",
+    1954), since the days are few: what is taken for memory makes the test slower, not wrong.
+    """
+    count = len(residuals)
+    squares = float((residuals**2).sum())
+    if together == 1 or not squares:
+        return 1.0, float(count)
+    lagged = float((residuals[1:] * residuals[:-1]).sum()) / squares * count / (count - 1)
+    error = ((1 - min(1.0, lagged**2)) / (count * directions)) ** 0.5
+    memory = min(_MOST_MEMORY, max(0.0, lagged + (1 + 3 * lagged) / count + error))
+    more = 1 + 2 * sum((1 - lag / together) * memory**lag for lag in range(1, together))
+    return more, count * (1 - memory**2) / (1 + memory**2)
+
+
+def _rare(
+    count: float, n: float, days: Array, sizes: Array, together: int
+) -> tuple[float, int, float, float]:
     """The exact test that a rare bucket has become more frequent, as `_homogeneity` returns it."""
     import numpy as np
     from scipy.special import betainc
@@ -135,8 +162,9 @@ def _rare(count: float, n: float, days: Array, sizes: Array) -> tuple[float, int
     before, baseline_n = float(days.sum()), float(sizes.sum())
     dispersion = 1.0
     if before:
-        spread = float(_chi_squares(np.column_stack([days, sizes - days])).sum())
-        dispersion = max(1.0, spread / (len(days) - 1))
+        residuals = _residuals(np.column_stack([days, sizes - days]))
+        more, _ = _memory(residuals, 1.0, together)
+        dispersion = max(1.0, float((residuals**2).sum()) / (len(days) - 1)) * more
     share = n / (n + baseline_n)
     p_value = float(betainc(count / dispersion, before / dispersion + 1, share))
     statistic = count / (n * max(before, 1.0) / baseline_n)
@@ -241,7 +269,7 @@ def _test(
     days = counts.rows(baseline)
     if signal == NEW_CATEGORY:
         table, days = _by_novelty(table, days)
-    result = compare(table, days)
+    result = compare(table, days, len(recent))
     return {
         "n": int(table.sum()),
         "baseline_n": int(days.sum()),

@@ -330,6 +330,7 @@ def test_everything_that_runs_by_itself_ships_stopped(home: Home) -> None:
         "deferred_reviews",
         "budget_alerts",
         "alert_delivery",
+        "drift_alerts",
     ]
     for schedule in schedules:
         assert isinstance(schedule, dg.ScheduleDefinition)
@@ -352,13 +353,13 @@ def test_every_asset_says_what_it_is_and_whose(home: Home) -> None:
         assert node.partitions_def == DAILY, key
 
 
-def test_both_checks_block(home: Home) -> None:
-    """A check that only warns would let a broken day out."""
+def test_both_checks_of_the_gate_block(home: Home) -> None:
+    """A check that only warns would let a broken day out; drift is no fault, and only warns."""
     graph = definitions_of(home).resolve_asset_graph()
     checks = {key.name: graph.get(key) for key in graph.asset_check_keys}
-    assert set(checks) == {"contract", "quality_gate"}
-    for check in checks.values():
-        assert check.blocking
+    assert set(checks) == {"contract", "quality_gate", "drift"}
+    for name, check in checks.items():
+        assert check.blocking == (name != "drift")
         assert check.description
         assert check.partitions_def == DAILY
 
