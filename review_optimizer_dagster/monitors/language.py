@@ -13,6 +13,7 @@ from review_optimizer_dagster.tables import load_table
 UNKNOWN: Final = "unknown"
 
 LOOKED_AT: Final = 300  # characters: some fifty words, of which a third are frequent ones
+_COUNTED: Final = 30  # words that are looked up; more would decide nothing
 _LEAST_SHARE: Final = 0.08  # of the words; fewer may be chance, such as names
 _LEAST_SCRIPT: Final = 0.3  # of the letters: product names stand in Latin letters everywhere
 _WORD: Final = re.compile(r"[^\W\d_]+")
@@ -49,6 +50,7 @@ def language_of(text: str, words: Sequence[str] | None = None) -> str:
 
 
 def _by_words(words: Sequence[str]) -> str:
+    words = words[:_COUNTED]
     index, votes = _word_index(), dict[str, int]()
     for names in filter(None, map(index.get, words)):
         for name in names:

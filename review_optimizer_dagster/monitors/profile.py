@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
+import zlib
 from collections.abc import Iterable
 from typing import Final
 
@@ -140,16 +142,12 @@ def _texts(reviews: pl.DataFrame) -> pl.DataFrame:
 
 
 def _drawn_word(review_id: str, words: list[str]) -> str | None:
-    """The bucket of one word of a review, which its id draws; None where it has no long one."""
-    words = [word for word in words if len(word) >= _LEAST_LETTERS]
+    """The bucket of one word of a review: the first long one from a place that its id draws."""
     if not words:
         return None
-    return _bucket(words[_hash(review_id) % len(words)])
-
-
-def _bucket(word: str) -> str:
-    return f"{_hash(word) % VOCABULARY_BUCKETS:02d}"
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest())
+    digest = hashlib.blake2b(review_id.encode(), digest_size=8).digest()
+    place = int.from_bytes(digest) % len(words)
+    for word in itertools.chain(words[place:], words[:place]):
+        if len(word) >= _LEAST_LETTERS:
+            return f"{zlib.crc32(word.encode()) % VOCABULARY_BUCKETS:02d}"
+    return None

@@ -148,9 +148,9 @@ def test_running_a_day_again_changes_nothing(home: Home) -> None:
             day = DAY + timedelta(days=number)
             _store(connection, day, _day(150, STORY if number else ""))
             judge_drift(connection, SETTINGS, day)
-        for number in (None, 1, 0, 2):
-            if number is not None:
-                judge_drift(connection, SETTINGS, DAY + timedelta(days=number))
+        for again in (None, 1, 0, 2):
+            if again is not None:
+                judge_drift(connection, SETTINGS, DAY + timedelta(days=again))
             tables.append(
                 (
                     connection.frame("FROM daily_profiles ORDER BY ALL"),

@@ -235,7 +235,8 @@ def test_fewer_rechecks_than_reviews_are_enough() -> None:
 def test_a_category_that_nobody_knows_is_told_as_such() -> None:
     """An importer that renames a category changes nothing else."""
     known: Mix = {"Books": 300, "Lamps": 200}
-    found = _watched([known] * 20 + [known | {"Lamps": 0, "Lighting": 200}], "category")
+    renamed: Mix = {"Books": 300, "Lamps": 0, "Lighting": 200}
+    found = _watched([known] * 20 + [renamed], "category")
     signals = set(found[-1].filter("alarm")["signal"])
     assert signals == {"category", NEW_CATEGORY}
 
