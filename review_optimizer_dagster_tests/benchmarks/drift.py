@@ -46,7 +46,7 @@ SPREAD: Final = 0.1  # of a share's logarithm: one of 50 % varies by 3.5 % (stan
 PARTS: Final = 5  # of a category's and label's texts, by length
 MEMORY: Final = 0.7  # of a mix, from day to day, where it has one
 SHARES: Final = (1.0, 0.5, 0.2, 0.1)
-LONGEST: Final = 28  # days that a change is waited for
+LONGEST: Final = 14  # days that a change is waited for
 PSI_LIMIT: Final = 0.2
 NAIVE_LEVEL: Final = 0.05
 CONFIDENCE: Final = 0.95
@@ -421,18 +421,28 @@ def measure(
         "category": category,
         "category_share": sizes["len"][0] / rows.height,
         "quiet": {
-            "independent": quiet(feed(0.0), weeks, settings),
-            "with a memory": quiet(feed(MEMORY), weeks, settings),
+            name: quiet(feed(memory), weeks, settings)
+            for name, memory in (("independent", 0.0), ("with a memory", MEMORY))
+            if weeks
         },
         "caught": caught(
             rows, changes_of(rows, domains, category), seeds, reviews, seed + 1, settings
-        ),
+        )
+        if seeds
+        else {},
     }
 
 
 def print_tables(figures: Mapping[str, Any]) -> None:
     """The two tables."""
     console = Console()
+    if figures["quiet"]:
+        console.print(_quiet_table(figures))
+    if figures["caught"]:
+        console.print(_caught_table(figures))
+
+
+def _quiet_table(figures: Mapping[str, Any]) -> Table:
     names = {"monitor": "drift", "chi_square": "chi-square, 5 % a signal", "psi": "PSI over 0.2"}
     calm = next(iter(figures["quiet"].values()))
     table = Table(
@@ -446,23 +456,25 @@ def print_tables(figures: Mapping[str, Any]) -> None:
             lower, upper = one[name]["interval"]
             table.add_row(
                 kind, shown, str(one[name]["episodes"]), f"{lower:.2g} to {upper:.3g}",
-                f"{one[name]['days']}",
+                str(one[name]["days"]),
             )  # fmt: skip
-        console.print(f"{kind}: seconds a day {one['seconds']}, alarmed {one['alarmed_signals']}")
-    console.print(table)
+    return table
+
+
+def _caught_table(figures: Mapping[str, Any]) -> Table:
     table = Table(
         "change", "trials", "caught", "median day", "worst day", "first by", title_justify="left",
         title=f"{figures['category']} ({figures['category_share']:.0%} of the reviews) changes",
     )  # fmt: skip
+    late = f"over {LONGEST}"
     for name, one in figures["caught"].items():
-        late = f"over {LONGEST}"
         table.add_row(
             name, str(one["trials"]), str(one["caught"]),
             late if one["median_day"] is None else f"{one['median_day']:g}",
             late if one["worst_day"] is None else str(one["worst_day"]),
             ", ".join(f"{by} ({count})" for by, count in one["by"].items()),
         )  # fmt: skip
-    console.print(table)
+    return table
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
