@@ -85,18 +85,18 @@ class Feed:
         for (category, _), parts in self.groups.items():
             categories[category] = categories.get(category, 0) + _height(parts)
         drawn = []
-        mix = self._mix("categories", list(categories.values()), int(self.generator.poisson(size)))
+        mix = self.mix("categories", list(categories.values()), int(self.generator.poisson(size)))
         for category, count in zip(categories, mix, strict=True):
             own = {name: parts for name, parts in self.groups.items() if name[0] == category}
-            labels = self._mix(category, [_height(parts) for parts in own.values()], count)
+            labels = self.mix(category, [_height(parts) for parts in own.values()], count)
             for (name, parts), labelled in zip(own.items(), labels, strict=True):
-                sizes = self._mix("|".join(name), [part.height for part in parts], labelled)
+                sizes = self.mix("|".join(name), [part.height for part in parts], labelled)
                 for part, wanted in zip(parts, sizes, strict=True):
                     drawn.append(part[self.generator.integers(part.height, size=wanted)])
         rows = pl.concat(drawn)
         return _reviews(rows if change is None else change(rows, self.generator), day)
 
-    def _mix(self, name: str, sizes: Sequence[int], count: int) -> list[int]:
+    def mix(self, name: str, sizes: Sequence[int], count: int) -> list[int]:
         """How many of each there are on a day, whose mix varies about these sizes."""
         import numpy as np
 

@@ -114,6 +114,21 @@ def test_where_one_direction_varies_its_own_variation_is_what_counts() -> None:
     assert np.mean(np.array(values) < 0.001) <= 4 / 400
 
 
+@pytest.mark.parametrize("memory", [0.0, 0.7])
+def test_weeks_of_days_that_are_like_the_day_before_vary_by_more(memory: float) -> None:
+    """Seven days in one mood are one day's evidence, not seven days'."""
+    generator, values = np.random.default_rng(11), []
+    for _ in range(400):
+        mood, logits = generator.normal(), []
+        for _ in range(35):
+            mood = memory * mood + (1 - memory**2) ** 0.5 * generator.normal()
+            logits.append(0.2 * mood)
+        positive = generator.binomial(1_000, 1 / (1 + np.exp(-np.array(logits))))
+        days = np.column_stack([1_000 - positive, positive]).astype(float)
+        values.append(compare(days[28:].sum(axis=0), days[:28], 7).p_value)
+    assert np.mean(np.array(values) < 0.001) <= 4 / 400
+
+
 def test_a_moved_mix_is_told_and_how_far() -> None:
     """Distance is the share of reviews in the wrong bucket."""
     days = np.tile([500.0, 500.0], (28, 1))
