@@ -68,6 +68,7 @@ def definitions_of(home: Home) -> dg.Definitions:
             automation.service_alerts,
             automation.alert_delivery,
             automation.latency_alerts,
+            automation.drift_alerts,
         ],
         executor=dg.in_process_executor,
         resources={

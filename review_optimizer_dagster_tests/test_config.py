@@ -9,13 +9,8 @@ import pytest
 
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.errors import ConfigError, UserError
-from review_optimizer_dagster.settings import (
-    INPUT_FIELDS,
-    EngineSettings,
-    ServiceLevels,
-    Settings,
-    TenantSettings,
-)
+from review_optimizer_dagster.monitors.settings import ServiceLevels
+from review_optimizer_dagster.settings import INPUT_FIELDS, EngineSettings, Settings, TenantSettings
 from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster.template import commented_settings
 

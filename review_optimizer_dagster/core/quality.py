@@ -12,7 +12,7 @@ from typing import NamedTuple, get_args
 import polars as pl
 
 from review_optimizer_dagster.bounds import clopper_pearson
-from review_optimizer_dagster.settings import ServiceSettings
+from review_optimizer_dagster.monitors.settings import ServiceSettings
 from review_optimizer_dagster.suites.accuracy import WHOLE, validate_accuracy
 from review_optimizer_dagster.suites.contract import ContractResult, validate_contract
 from review_optimizer_dagster.suites.validator import Validator

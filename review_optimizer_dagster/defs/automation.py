@@ -12,6 +12,7 @@ from review_optimizer_dagster.defs.alerting import (
     known_tenants,
     note_alerts,
 )
+from review_optimizer_dagster.defs.drift import news_of
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, utc_now
 from review_optimizer_dagster.defs.response_times import (
@@ -24,11 +25,14 @@ from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.exchange.batch_api import ENDED, open_job_states
 from review_optimizer_dagster.money.budgets import deferrals
 from review_optimizer_dagster.storage import inbox
+from review_optimizer_dagster.storage.drift import newest_days
 from review_optimizer_dagster.storage.journal import days_with_open_jobs
 from review_optimizer_dagster.storage.warehouse import Warehouse
 
 _SETTLE_SECONDS = 15  # a file that changed this lately may still be arriving
 ENDED_OR_LOST = ENDED | {"lost", "unknown"}
+_WAREHOUSE_SECONDS = 1.0  # longest that a sensor waits for it
+_DRIFT_DAYS = 7  # the newest with tests
 _MOST_RUNS = 30  # a month of late deliveries in one evaluation
 
 daily_reviews = dg.define_asset_job(
@@ -241,3 +245,32 @@ def latency_alerts(
     cursor = json.dumps(journal_marks(home_folder, days))
     message = f"raised: {told}" if told else "response times are as their sizes predict, or known"
     return dg.SensorResult(skip_reason=dg.SkipReason(message), cursor=cursor)
+
+
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    jobs=[daily_reviews],
+    description="Raises an alert when a tenant's reviews begin to differ from those of the days "
+    "before, and says when they no longer do.",
+)
+def drift_alerts(
+    context: dg.SensorEvaluationContext, home_folder: HomeFolder, warehouse: Warehouse
+) -> dg.SkipReason:
+    """Read what runs stored, and tell what a run that broke off did not."""
+    settings = home_folder.home.settings.drift
+    if not settings.enabled:
+        return dg.SkipReason("switched off in [drift]")
+    # A run has it open for seconds: the next evaluation is soon enough.
+    impatient = warehouse.model_copy(update={"wait_seconds": _WAREHOUSE_SECONDS})
+    try:
+        with impatient.open(read_only=True) as connection:
+            days = newest_days(connection, _DRIFT_DAYS)
+            due = [news for day in days for news in news_of(connection, settings, day)]
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    new = note_alerts(context.log, home_folder, None, due)
+    told = ", ".join(
+        f"{alert.tenant} {'recovered' if alert.recovers else alert.period}" for alert in new
+    )
+    return dg.SkipReason(f"raised: {told}" if told else f"no news of drift in {len(days)} days")

@@ -11,6 +11,7 @@ from review_optimizer_dagster.alerts.rules import News, gate_alert, gate_recover
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.quality import VERDICTS, Asked, Gate, gate, overall
 from review_optimizer_dagster.defs.alerting import note_alerts
+from review_optimizer_dagster.defs.drift import DRIFT_CHECK, judge_drift
 from review_optimizer_dagster.defs.metadata import share, table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
@@ -89,6 +90,7 @@ def review_results(
             "upper end is below what the tenant asks for. A failed tenant is not published; where "
             "every tenant failed, nothing is.",
         ),
+        DRIFT_CHECK,
     ],
     name="gate",
     pool="warehouse",
@@ -102,10 +104,13 @@ def gate_checks(
         judged = judge_day(connection, home_folder, day)
         with connection.transaction():
             verdicts = keep(connection, home_folder.home, day, judged)
-        note_alerts(context.log, home_folder, connection, gate_news(judged, verdicts, day))
+        drift = judge_drift(connection, home_folder.home.settings.drift, day)
+        news = [*gate_news(judged, verdicts, day), *drift.news]
+        note_alerts(context.log, home_folder, connection, news)
         end_blocked(context.log, home_folder, connection, day)
         wrong = gate_storage.wrong_reviews(connection, day)
         causes = partition.of_day(connection, "gate_causes", day)
+    yield drift.result
     yield contract_result(judged)
     yield quality_result(judged, verdicts, wrong, causes)
 

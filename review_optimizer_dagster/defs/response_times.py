@@ -23,7 +23,7 @@ from review_optimizer_dagster.monitors.latency import (
     nothing_judged,
     sized,
 )
-from review_optimizer_dagster.settings import LatencySettings
+from review_optimizer_dagster.monitors.settings import LatencySettings
 from review_optimizer_dagster.storage.journal import changed_days
 from review_optimizer_dagster.storage.latency import (
     earlier_requests,

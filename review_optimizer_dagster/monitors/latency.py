@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
 import polars as pl
 
-from review_optimizer_dagster.settings import LatencySettings
+from review_optimizer_dagster.monitors.settings import LatencySettings
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,7 +10,8 @@ from typing import Final, Literal, NamedTuple, TypeAlias, get_args
 import polars as pl
 
 from review_optimizer_dagster.core.quality import Overall, percentiles, target_seconds
-from review_optimizer_dagster.settings import ServiceSettings, TenantSettings
+from review_optimizer_dagster.monitors.settings import ServiceSettings
+from review_optimizer_dagster.settings import TenantSettings
 
 Indicator: TypeAlias = Literal[
     "run_seconds",

@@ -25,6 +25,8 @@ _TABLES = (
     "llm_requests",
     "request_latencies",
     "latency_episodes",
+    "daily_profiles",
+    "drift_tests",
     "pattern_certificates",
     "quarantined_reviews",
     "resolved_labels",

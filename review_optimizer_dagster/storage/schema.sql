@@ -306,6 +306,22 @@ CREATE TABLE IF NOT EXISTS batch_samples (
 COMMENT ON TABLE batch_samples IS
     'A large batch, and how many of a random sample of its labels are right.';
 
+CREATE TABLE IF NOT EXISTS daily_profiles (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, simulated BOOLEAN, category VARCHAR,
+    signal VARCHAR, bucket VARCHAR, reviews BIGINT
+);
+COMMENT ON TABLE daily_profiles IS
+    'What a day''s reviews are like, as counts a signal and bucket; category empty: all of them.';
+
+CREATE TABLE IF NOT EXISTS drift_tests (
+    day DATE, tenant VARCHAR, taxonomy VARCHAR, simulated BOOLEAN, category VARCHAR,
+    signal VARCHAR, horizon VARCHAR, n BIGINT, baseline_n BIGINT, baseline_days BIGINT,
+    baseline_from DATE, baseline_to DATE, df BIGINT, statistic DOUBLE, dispersion DOUBLE,
+    p_value DOUBLE, p_adjusted DOUBLE, distance DOUBLE, alarm BOOLEAN, new_normal BOOLEAN
+);
+COMMENT ON TABLE drift_tests IS
+    'Whether a day''s profile differs from those before it, a signal, category and horizon.';
+
 -- A vector depends on the embedder's name and the text alone, so identities may share it. No text
 -- leaves its scope by it: it is found only by the key of the same text.
 CREATE TABLE IF NOT EXISTS text_embeddings (embedder VARCHAR, content_key VARCHAR, vector FLOAT[]);

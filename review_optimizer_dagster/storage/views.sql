@@ -647,6 +647,50 @@ COMMENT ON COLUMN {out}.tier_costs.asked_share IS 'Share of the texts asked, 0 t
 COMMENT ON COLUMN {out}.tier_costs.cost_usd IS 'Cost in US dollars.';
 COMMENT ON COLUMN {out}.tier_costs.cost_share IS 'Share of the cost, 0 to 1; null where nothing was paid.';
 
+CREATE OR REPLACE VIEW {out}.drift_signals AS
+SELECT day, tenant, taxonomy, nullif(category, '') AS category, signal, horizon, simulated, alarm,
+    n AS reviews, distance, p_value, p_adjusted, statistic, df, dispersion, baseline_n,
+    baseline_days, baseline_from, baseline_to, new_normal
+FROM {out}.drift_tests
+ORDER BY day DESC, alarm DESC, p_value, distance DESC, tenant, taxonomy, category, signal;
+COMMENT ON VIEW {out}.drift_signals IS 'What was compared with the days before, the alarms first, and how sure it is that it differs.';
+COMMENT ON COLUMN {out}.drift_signals.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.drift_signals.tenant IS 'Whose reviews.';
+COMMENT ON COLUMN {out}.drift_signals.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.drift_signals.category IS 'Category as delivered; null for all of them together.';
+COMMENT ON COLUMN {out}.drift_signals.signal IS 'What is compared: label:FIELD, length, language, vocabulary, level, audit, category or new category.';
+COMMENT ON COLUMN {out}.drift_signals.horizon IS 'day: that day alone; week: it and the six before it together.';
+COMMENT ON COLUMN {out}.drift_signals.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.drift_signals.alarm IS 'Whether it counts as drift.';
+COMMENT ON COLUMN {out}.drift_signals.reviews IS 'Reviews compared; rechecks, of audit.';
+COMMENT ON COLUMN {out}.drift_signals.distance IS 'Share of reviews that would have to move to another bucket for the mixes to be the same, 0 to 1.';
+COMMENT ON COLUMN {out}.drift_signals.p_value IS 'Chance of such a difference or a larger one without drift.';
+COMMENT ON COLUMN {out}.drift_signals.p_adjusted IS 'The same, allowing for the number of tests of the day and tenant (Holm).';
+COMMENT ON COLUMN {out}.drift_signals.statistic IS 'F; of a rare bucket, how many times more frequent it is.';
+COMMENT ON COLUMN {out}.drift_signals.df IS 'Degrees of freedom; 0 where everything is in one bucket.';
+COMMENT ON COLUMN {out}.drift_signals.dispersion IS 'How many times more the days before differ than independent reviews would.';
+COMMENT ON COLUMN {out}.drift_signals.baseline_n IS 'Reviews of the days it is compared with.';
+COMMENT ON COLUMN {out}.drift_signals.baseline_days IS 'How many days these are.';
+COMMENT ON COLUMN {out}.drift_signals.baseline_from IS 'The first of them.';
+COMMENT ON COLUMN {out}.drift_signals.baseline_to IS 'The last of them.';
+COMMENT ON COLUMN {out}.drift_signals.new_normal IS 'True where they begin with drift that went on for so long that it is normal now.';
+
+CREATE OR REPLACE VIEW {out}.daily_mix AS
+SELECT day, tenant, taxonomy, nullif(category, '') AS category, signal, bucket, simulated, reviews,
+    reviews / sum(reviews) OVER (
+        PARTITION BY day, tenant, taxonomy, category, signal, simulated) AS share
+FROM {out}.daily_profiles;
+COMMENT ON VIEW {out}.daily_mix IS 'How a day''s reviews are distributed over the buckets of a signal: what drift is told from.';
+COMMENT ON COLUMN {out}.daily_mix.day IS 'UTC day of delivery.';
+COMMENT ON COLUMN {out}.daily_mix.tenant IS 'Whose reviews.';
+COMMENT ON COLUMN {out}.daily_mix.taxonomy IS 'Kind of document.';
+COMMENT ON COLUMN {out}.daily_mix.category IS 'Category as delivered; null for all of them together.';
+COMMENT ON COLUMN {out}.daily_mix.signal IS 'label:FIELD, length, language, vocabulary, level, audit or category.';
+COMMENT ON COLUMN {out}.daily_mix.bucket IS 'Label, span of characters, language code, number of a hashed word, level, agrees or disagrees, or category.';
+COMMENT ON COLUMN {out}.daily_mix.simulated IS 'True where a simulator answered.';
+COMMENT ON COLUMN {out}.daily_mix.reviews IS 'Reviews in the bucket; rechecks, of audit.';
+COMMENT ON COLUMN {out}.daily_mix.share IS 'Share of the signal''s reviews of that day and category, 0 to 1.';
+
 CREATE OR REPLACE VIEW {out}.alert_log AS
 SELECT raised_at, tenant, kind, period, severity, threshold, version, simulated,
     recovers IS NOT NULL AS recovery, state, message,

@@ -10,7 +10,7 @@ from review_optimizer_dagster.alerts.latency import latency_news
 from review_optimizer_dagster.alerts.rules import Alert
 from review_optimizer_dagster.alerts.store import raise_news, raised
 from review_optimizer_dagster.monitors.latency import Judged, Watch, judge
-from review_optimizer_dagster.settings import LatencySettings
+from review_optimizer_dagster.monitors.settings import LatencySettings
 from review_optimizer_dagster_tests.memory_state import MemoryState
 from review_optimizer_dagster_tests.monitors.made_up import DAY, GROUP, earlier, stream
 

@@ -28,7 +28,7 @@ from rich.table import Table
 
 from review_optimizer_dagster.bounds import clopper_pearson
 from review_optimizer_dagster.monitors.latency import Judged, judge
-from review_optimizer_dagster.settings import LatencySettings
+from review_optimizer_dagster.monitors.settings import LatencySettings
 from review_optimizer_dagster_tests.monitors.made_up import (
     DAY,
     GROUP,

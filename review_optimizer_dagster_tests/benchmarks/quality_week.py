@@ -27,7 +27,7 @@ from review_optimizer_dagster_tests.benchmarks.daily_feed import (
     feed_days,
     rows_and_source,
 )
-from review_optimizer_dagster_tests.benchmarks.labelled import load_parts
+from review_optimizer_dagster_tests.benchmarks.savings import archive_and_traffic
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.storage.warehouse import Connection
@@ -179,8 +179,8 @@ def print_tables(figures: dict[str, Any], console: Console) -> None:
     for cell in figures["days"][-1]["cells"]:
         table.add_row(cell["dimension"], cell["name"], _interval(cell), str(cell["below"]))
     console.print(table)
-    columns = ("poisoned", "run", "verdict", "wrong", "published", "wrong among them", "verified")
-    table = Table(*columns, "archived", "wrong in the archive", "requests", "alerts")
+    shown = ("poisoned", "run", "verdict", "wrong", "published", "wrong among them", "verified")
+    table = Table(*shown, "archived", "wrong in the archive", "requests", "alerts")
     for each in figures["poisoned"]:
         for name in ("poisoned", "run_again", "next_day"):
             run, published = each[name], each[name]["published"]
@@ -204,7 +204,7 @@ def print_tables(figures: dict[str, Any], console: Console) -> None:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the week and print its tables."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--reviews", type=Path, required=True, metavar="FILE")
+    parser.add_argument("--reviews", type=Path, metavar="FILE", help="else the built-in sample")
     parser.add_argument("--archived", type=int, default=11_000, help="reviews before day one")
     parser.add_argument("--day-rows", type=int, default=3_000, help="reviews a day")
     parser.add_argument(
@@ -214,7 +214,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", type=Path, metavar="OUT", help="write the figures here")
     options = parser.parse_args(arguments)
     console = Console(width=200)
-    archive, traffic = load_parts(options.reviews)
+    options.archive = options.traffic = None
+    archive, traffic, _ = archive_and_traffic(options)
     plan = FeedPlan(archived=options.archived, day_rows=options.day_rows, seed=options.seed)
     figures = week(archive, traffic, plan, options.rates, console.print)
     print_tables(figures, console)

@@ -20,7 +20,7 @@ from review_optimizer_dagster.core.quality import (
     percentiles,
     target_seconds,
 )
-from review_optimizer_dagster.settings import ServiceSettings
+from review_optimizer_dagster.monitors.settings import ServiceSettings
 from review_optimizer_dagster.suites.contract import validate_contract
 from review_optimizer_dagster.suites.validator import Validator
 from review_optimizer_dagster.taxonomies import LabelField, Taxonomy, load_taxonomy

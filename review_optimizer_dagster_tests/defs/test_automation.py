@@ -332,6 +332,7 @@ def test_everything_that_runs_by_itself_ships_stopped(home: Home) -> None:
         "service_alerts",
         "alert_delivery",
         "latency_alerts",
+        "drift_alerts",
     ]
     for schedule in schedules:
         assert isinstance(schedule, dg.ScheduleDefinition)
@@ -358,7 +359,7 @@ def test_the_checks_of_the_gate_block(home: Home) -> None:
     """A check that only warns would let a broken day out; broken promises stop nothing."""
     graph = definitions_of(home).resolve_asset_graph()
     checks = {key.name: graph.get(key) for key in graph.asset_check_keys}
-    assert set(checks) == {"contract", "quality_gate", "response_time", "service_levels"}
+    assert set(checks) == {"contract", "quality_gate", "drift", "response_time", "service_levels"}
     for name, check in checks.items():
         assert check.blocking == (name in ("contract", "quality_gate"))
         assert check.description

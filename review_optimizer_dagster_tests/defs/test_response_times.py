@@ -19,7 +19,7 @@ from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs import automation, response_times
 from review_optimizer_dagster.defs.resources import HomeFolder
 from review_optimizer_dagster.monitors.latency import judge, nothing_judged
-from review_optimizer_dagster.settings import LatencySettings
+from review_optimizer_dagster.monitors.settings import LatencySettings
 from review_optimizer_dagster.storage.journal import DayJournal, StateStore
 from review_optimizer_dagster.storage.warehouse import Warehouse
 from review_optimizer_dagster_tests.conftest import DAY, deliver, query, reviews

@@ -25,7 +25,7 @@ from review_optimizer_dagster.monitors.latency import (
     judge,
     sized,
 )
-from review_optimizer_dagster.settings import LatencySettings
+from review_optimizer_dagster.monitors.settings import LatencySettings
 from review_optimizer_dagster_tests.monitors.made_up import (
     DAY,
     FIXED_MS,

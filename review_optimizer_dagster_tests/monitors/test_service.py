@@ -28,7 +28,8 @@ from review_optimizer_dagster.monitors.service import (
     verdict,
     with_error_budgets,
 )
-from review_optimizer_dagster.settings import ServiceLevels, ServiceSettings, TenantSettings
+from review_optimizer_dagster.monitors.settings import ServiceLevels, ServiceSettings
+from review_optimizer_dagster.settings import TenantSettings
 from review_optimizer_dagster_tests.memory_state import MemoryState
 
 DAY = date(2026, 3, 4)
@@ -71,7 +72,7 @@ def test_a_good_day_keeps_every_default_promise_and_hit_rate_is_none() -> None:
     ("name", "changed", "value"),
     [
         ("run_seconds", {"run_seconds": 30.1}, 30.1),
-        ("freshness_hours", {"published_after_hours": [2.0, 24.1]}, 24.1),
+        ("freshness_hours", {"published_after_hours": [2.0, 26.1]}, 26.1),
         # 95 of 100 may be quick: the 19th of 20 decides, and now it is slow.
         ("latency_p95_ms", {"latencies_ms": [100.0] * 18 + [60_001.0, 90_000.0]}, 60_001.0),
         ("accuracy", {"accuracy": Overall("labels", 1_000, 900, 0.88, 0.92, "failed")}, 0.9),
@@ -142,7 +143,7 @@ def test_waiting_can_break_freshness_and_never_keep_it() -> None:
     """A day that its gate stopped is not fresh because it was young when it was judged."""
     young = replace(GOOD, published_after_hours=[], waiting_hours=3.0)
     assert _judged(young)["freshness_hours"].met is None
-    assert _judged(replace(young, waiting_hours=25.0))["freshness_hours"].met is False
+    assert _judged(replace(young, waiting_hours=27.0))["freshness_hours"].met is False
     # A late file waits beside what was published in time; what was late stays late.
     beside = replace(GOOD, published_after_hours=[30.0], waiting_hours=1.0)
     assert _judged(beside)["freshness_hours"].met is False

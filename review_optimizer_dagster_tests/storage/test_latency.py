@@ -10,7 +10,7 @@ import polars as pl
 import pytest
 
 from review_optimizer_dagster.monitors.latency import SIZED, Judged, judge
-from review_optimizer_dagster.settings import LatencySettings
+from review_optimizer_dagster.monitors.settings import LatencySettings
 from review_optimizer_dagster.storage.latency import (
     earlier_requests,
     replace_latencies,
