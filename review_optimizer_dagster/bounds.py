@@ -110,7 +110,7 @@ def _chernoff_upper(share: float, steps: Array, counts: Array, evidence: float) 
 
         def at(log_level: float) -> tuple[Array, Array]:
             p = np.clip(1 / drop - np.exp(-log_level) / steps, 0.0, 1.0)
-            return p, p * np.exp(-turn) / (1 - p * drop)
+            return p, p * np.exp(-turn) / np.maximum(1 - p * drop, 1e-300)
 
         ends = np.log(np.min(drop / steps)), np.log(np.max(np.expm1(turn) / steps))
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from scipy.integrate import quad
-from scipy.special import bdtr
+from scipy.special import bdtr, rel_entr
 
 from review_optimizer_dagster.bounds import (
     Certified,
@@ -22,6 +22,7 @@ from review_optimizer_dagster.bounds import (
     lower_bound,
     passes,
     upper_bound,
+    weighted_interval,
 )
 
 RUNS = 2_000
@@ -54,6 +55,50 @@ def test_many_intervals_are_those_of_each() -> None:
     lower, upper = intervals(correct, n)
     each = [clopper_pearson(int(k), int(of)) for k, of in zip(correct, n, strict=True)]
     assert list(zip(lower, upper, strict=True)) == each
+
+
+def test_equal_weights_are_the_exact_interval() -> None:
+    """A simple random sample must not pay for what it does not need."""
+    right = np.array([1.0] * 57 + [0.0] * 3)
+    assert weighted_interval(np.full(60, 16.7), right) == clopper_pearson(57, 60)
+    assert weighted_interval(np.array([]), np.array([])) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("wrong", "n"), [(0, 80), (2, 80), (15, 200)])
+def test_a_weighted_end_is_where_the_divergence_reaches_the_evidence(wrong: int, n: int) -> None:
+    """Of one class of weights the bound is Hoeffding's: n KL(seen || end) = log 20."""
+    right = np.array([0.0] * wrong + [1.0] * (n - wrong))
+    # A hair's difference of weights: the same bound to many digits, by the other way.
+    weights = np.linspace(1.0, 1.0 + 1e-6, n)
+    lower, upper = weighted_interval(weights, right)
+    for seen, end in ((wrong / n, 1 - lower), (1 - wrong / n, upper)):
+        if 0 < end < 1:
+            gap = n * (rel_entr(seen, end) + rel_entr(1 - seen, 1 - end))
+            assert gap == pytest.approx(np.log(20), rel=1e-3)
+    assert lower <= clopper_pearson(n - wrong, n)[0] + 1e-6
+
+
+def test_an_error_of_large_weight_weighs_more() -> None:
+    """Half of a day in two labels: one of them wrong leaves little to be sure of."""
+    weights = np.array([1.0] * 98 + [49.0] * 2)
+    light, heavy = np.ones(100), np.ones(100)
+    light[0], heavy[-1] = 0.0, 0.0
+    assert weighted_interval(weights, heavy)[0] < weighted_interval(weights, light)[0] < 0.95
+    assert weighted_interval(weights, heavy)[1] <= 1.0
+
+
+def test_weighted_ends_hold_as_often_as_they_say() -> None:
+    """Errors where the weights are: the worst place for them, and a bound must stand it."""
+    rng = np.random.default_rng(3)
+    weights = np.repeat([1.0, 2.0, 6.0], [120, 60, 20])
+    chances = np.repeat([0.02, 0.06, 0.12], [120, 60, 20])
+    true = float(weights @ (1 - chances)) / weights.sum()
+    misses = np.zeros(2)
+    for _ in range(400):
+        right = (rng.random(len(weights)) >= chances).astype(float)
+        lower, upper = weighted_interval(weights, right)
+        misses += (lower > true, upper < true)
+    assert (misses <= 0.05 * 400).all()
 
 
 @pytest.mark.parametrize(("errors", "n", "share"), [(0, 30, 0.1), (4, 200, 0.05), (9, 90, 0.02)])

@@ -169,5 +169,5 @@ def _sentence(row: dict[str, object]) -> str:
     if row["kind"] == PATTERN:
         return f"{row['source']} for {row['field']}={row['label']} ({counted})"
     if row["category"] is None:
-        return f"{row['wrong']:,} single answers of {row['source']}"
+        return f"single answers of {row['source']} ({row['wrong']:,})"
     return f"{row['source']} in {row['category'] or '(no category)'} ({counted})"
