@@ -41,7 +41,9 @@ SELECT r.day, r.tenant, r.taxonomy, r.review_id, r.category, r.product_id, r.rat
     r.status, r.level, r.repeat, r.labels, r.score, r.model, r.reason,
     v.verdict = 'passed' AND (r.tenant, r.taxonomy, coalesce(r.category, '')) NOT IN (
         SELECT (tenant, taxonomy, name) FROM accuracy_cells
-        WHERE day = $day AND dimension = 'category' AND below),
+        WHERE day = $day AND dimension = 'category' AND below)
+    AND (r.tenant, r.review_id) NOT IN (
+        SELECT (tenant, review_id) FROM scored_reviews WHERE day = $day AND NOT correct),
     r.simulated, r.synthetic, coalesce(l.cost_nanos, 0), r.content_key
 FROM review_results r
 JOIN gate_verdicts v USING (day, tenant, taxonomy)

@@ -282,7 +282,7 @@ COMMENT ON COLUMN {out}.published_labels.review_id IS 'Id of the review, unique 
 COMMENT ON COLUMN {out}.published_labels.field IS 'Field of the taxonomy, e.g. sentiment.';
 COMMENT ON COLUMN {out}.published_labels.label IS 'Its label.';
 COMMENT ON COLUMN {out}.published_labels.level IS 'Where the label came from.';
-COMMENT ON COLUMN {out}.published_labels.verified IS 'True where the gate passed the day; false where it could not decide, and for a category that is below the threshold beyond doubt.';
+COMMENT ON COLUMN {out}.published_labels.verified IS 'True where the gate passed the day; false where it could not decide, for a category that is below the threshold beyond doubt, and where a truth contradicts the labels.';
 COMMENT ON COLUMN {out}.published_labels.simulated IS 'True where a simulator answered.';
 
 CREATE OR REPLACE VIEW {out}.label_mix AS

@@ -1,7 +1,9 @@
 """A week of a daily feed under the gate, and then a day whose answers are poisoned.
 
-Real reviews with gold labels go through the whole pipeline. On the poisoned day the simulator gives
-a share of one category's answers wrong; then the day is run again, and the next day is served.
+Real reviews go through the whole pipeline. A random part of each day's is delivered with its gold
+label, which is what the gate knows; the benchmark knows all of them. On the poisoned day the
+simulator gives a share of one category's answers wrong; then the day is run again, and the next day
+is served.
 """
 
 from __future__ import annotations
@@ -23,10 +25,10 @@ from review_optimizer_dagster_tests.benchmarks.daily_feed import (
     FIRST_DAY,
     BenchmarkHome,
     FeedPlan,
-    day_results,
     feed_days,
     rows_and_source,
 )
+from review_optimizer_dagster_tests.benchmarks.labelled import shuffled
 from review_optimizer_dagster_tests.benchmarks.savings import archive_and_traffic
 
 if TYPE_CHECKING:
@@ -49,48 +51,70 @@ _LEVELS: Final = """
 """
 _ALERTS: Final = "SELECT kind, severity, message FROM alerts WHERE period = ? ORDER BY raised_at"
 _PUBLISHED: Final = """
-    SELECT count(*) AS reviews, count(*) FILTER (WHERE verified) AS verified,
-        count(*) FILTER (WHERE s.correct = false) AS wrong,
-        count(*) FILTER (WHERE s.correct = false AND verified) AS wrong_and_verified
-    FROM published_results p
-    LEFT JOIN scored_reviews s USING (day, tenant, review_id) WHERE p.day = ?
+    SELECT review_id, verified, json_extract_string(labels, '$.' || $field) AS served
+    FROM published_results WHERE day = $day
+"""
+_SERVED: Final = """
+    SELECT review_id, level, json_extract_string(labels, '$.' || $field) AS served
+    FROM review_results WHERE day = $day
 """
 _ARCHIVED: Final = """
-    SELECT count(*) AS texts, count(*) FILTER (WHERE
-        json_extract_string(a.labels, '$.' || $field) <>
-        json_extract_string(r.truth, '$.' || $field)) AS wrong
-    FROM review_archive a JOIN raw_reviews r USING (day, tenant, review_id) WHERE a.day = $day
+    SELECT review_id, json_extract_string(labels, '$.' || $field) AS served
+    FROM review_archive WHERE day = $day
 """
 
 
-def look(connection: Connection, day: date, field: str) -> dict[str, Any]:
-    """What the gate, the monitors and the tables say of a day; JSON."""
-    frames = {name: connection.frame(sql, [day]) for name, sql in (
-        ("verdict", _VERDICT), ("cells", _CELLS), ("service", _LEVELS), ("published", _PUBLISHED)
-    )}  # fmt: skip
-    archived = connection.frame(_ARCHIVED, {"day": day, "field": field})
-    results = day_results(connection, day, field)
+def look(connection: Connection, day: date, field: str, gold: pl.DataFrame) -> dict[str, Any]:
+    """What the gate, the monitors and the tables say of a day, and what is true of it; JSON.
+
+    gold: review_id, label.
+    """
+    frames = {
+        name: connection.frame(sql, [day])
+        for name, sql in (("verdict", _VERDICT), ("cells", _CELLS), ("service", _LEVELS))
+    }
+    served, published, archived = (
+        connection.frame(sql, {"day": day, "field": field})
+        .join(gold, on="review_id")
+        .with_columns(wrong=pl.col("served") != pl.col("label"))
+        for sql in (_SERVED, _PUBLISHED, _ARCHIVED)
+    )
     return {
         "day": day.isoformat(),
-        "reviews": results.height,
-        "wrong": int((~results["right"]).sum()),
-        "hits": int(results["hit"].sum()),
+        "reviews": served.height,
+        "wrong": int(served["wrong"].sum()),
+        "hits": served.filter(~pl.col("level").is_in(["model", "none"])).height,
         "verdict": frames["verdict"].row(0, named=True),
         "cells": frames["cells"].rows(named=True),
         "service": frames["service"].rows(named=True),
-        "published": frames["published"].row(0, named=True),
-        "archived": archived.row(0, named=True),
+        "published": {
+            "reviews": published.height,
+            "verified": int(published["verified"].sum()),
+            "wrong": int(published["wrong"].sum()),
+            "wrong_and_verified": published.filter("verified", "wrong").height,
+        },
+        "archived": {"texts": archived.height, "wrong": int(archived["wrong"].sum())},
         "alerts": connection.frame(_ALERTS, [day.isoformat()]).rows(named=True),
     }
 
 
+def labelled_in_part(rows: pl.DataFrame, share: float, seed: int) -> pl.DataFrame:
+    """The rows of a day, with the label of a random part of them alone."""
+    chosen = shuffled(rows, seed).head(round(share * rows.height))["review_id"]
+    return rows.with_columns(label=pl.when(pl.col("review_id").is_in(chosen)).then("label"))
+
+
 def poisoned(
-    home: BenchmarkHome, days: Sequence[pl.DataFrame], category: str, rate: float
+    home: BenchmarkHome,
+    days: Sequence[pl.DataFrame],
+    gold: pl.DataFrame,
+    category: str,
+    rate: float,
 ) -> dict[str, Any]:
     """The next day with a share of a category's answers wrong; run again; and the day after.
 
-    days: the rows of the two days. Returns JSON: what `look` says after each run, and how many of
-    the wrong answers of the first the last still served.
+    days: the rows of the two days, as they are delivered. Returns JSON: what `look` says after each
+    run, and what the run sent.
     """
     field, found = home.taxonomy.main.name, dict[str, Any](category=category, rate=rate)
     bad_day = FIRST_DAY + timedelta(days=8)
@@ -102,7 +126,7 @@ def poisoned(
     for name, day, rows, flips in runs:
         summary = home.run(day, rows, flips)
         with home.open() as connection:
-            found[name] = look(connection, day, field)
+            found[name] = look(connection, day, field, gold)
         found[name] |= {
             "requests_of_the_run": summary["this_run"]["requests"],
             "cost_usd_of_the_run": summary["this_run"]["cost_usd"],
@@ -115,13 +139,18 @@ def week(
     traffic: pl.DataFrame,
     plan: FeedPlan,
     rates: Sequence[float],
+    labelled: float,
     note: Callable[[str], None],
 ) -> dict[str, Any]:
     """A quiet week and the poisoned days after it; returns JSON: `days`, `poisoned`, `setup`."""
     plan = FeedPlan(plan.archived, 9, plan.day_rows, (REDELIVERED,), plan.max_error, plan.seed)
     plan = plan.within(archive.height, traffic.height)
     rows, source = rows_and_source(archive, traffic, plan)
-    days = feed_days(source, plan, REDELIVERED)
+    gold = rows.select("review_id", "label").unique("review_id")
+    days = [
+        labelled_in_part(delivered, labelled, number)
+        for number, delivered in enumerate(feed_days(source, plan, REDELIVERED))
+    ]
     sizes = days[7]["category"].value_counts().sort("count", descending=True)
     category = str(sizes["category"][0])
     with tempfile.TemporaryDirectory() as folder:
@@ -135,15 +164,20 @@ def week(
             note(f"day {number}: {delivered.height:,} reviews")
             home.run(day, delivered)
             with home.open() as connection:
-                quiet.append(look(connection, day, home.taxonomy.main.name))
+                quiet.append(look(connection, day, home.taxonomy.main.name, gold))
         spoiled = []
         for rate in rates:
             note(f"{rate:.0%} of the answers to {category} are wrong")
             place = Path(folder) / "copy"
-            spoiled.append(poisoned(home.copied(place), days[7:9], category, rate))
+            spoiled.append(poisoned(home.copied(place), days[7:9], gold, category, rate))
             shutil.rmtree(place)
-    setup = {"archived": source.archived.height, "day_rows": plan.day_rows, "seed": plan.seed}
-    return {"setup": setup | {"redelivered": REDELIVERED}, "days": quiet, "poisoned": spoiled}
+    setup: dict[str, Any] = {
+        "archived": source.archived.height,
+        "day_rows": plan.day_rows,
+        "seed": plan.seed,
+    }
+    setup |= {"redelivered": REDELIVERED, "labelled": labelled}
+    return {"setup": setup, "days": quiet, "poisoned": spoiled}
 
 
 def _percent(value: float | None) -> str:
@@ -157,8 +191,8 @@ def _interval(row: dict[str, Any]) -> str:
 
 def print_tables(figures: dict[str, Any], console: Console) -> None:
     """The week day by day, its parts on the last day, and what became of the poisoned days."""
-    columns = ("day", "reviews", "hits", "verdict", "accuracy, 90 % interval", "all days together")
-    table = Table(*columns, "service levels broken")
+    columns = ("day", "reviews", "hits", "in truth right", "verdict", "accuracy, 90 % interval")
+    table = Table(*columns, "all days together", "service levels broken")
     for row in figures["days"]:
         verdict = row["verdict"]
         together = {
@@ -169,6 +203,7 @@ def print_tables(figures: dict[str, Any], console: Console) -> None:
             row["day"],
             f"{row['reviews']:,}",
             _percent(row["hits"] / row["reviews"]),
+            _percent(1 - row["wrong"] / row["reviews"]),
             verdict["verdict"],
             _interval(verdict),
             f"{together['verdict']} {ends} of {together['texts']:,} texts",
@@ -208,6 +243,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--archived", type=int, default=11_000, help="reviews before day one")
     parser.add_argument("--day-rows", type=int, default=3_000, help="reviews a day")
     parser.add_argument(
+        "--labelled", type=float, default=0.1, help="share of each day that has its gold label"
+    )
+    parser.add_argument(
         "--rates", type=float, nargs="+", default=[0.1, 0.3], help="shares of poisoned answers"
     )
     parser.add_argument("--seed", type=int, default=0)
@@ -217,7 +255,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options.archive = options.traffic = None
     archive, traffic, _ = archive_and_traffic(options)
     plan = FeedPlan(archived=options.archived, day_rows=options.day_rows, seed=options.seed)
-    figures = week(archive, traffic, plan, options.rates, console.print)
+    figures = week(archive, traffic, plan, options.rates, options.labelled, console.print)
     print_tables(figures, console)
     if options.json is not None:
         text = json.dumps(figures, indent=2, default=str)
