@@ -71,7 +71,7 @@ class Baseline:
     mean: float
     """Of the clipped z of the requests it was fitted on."""
     deviation: float
-    """Standard deviation of them, at least 1."""
+    """Standard deviation of their sums, a request: at least 1, more where neighbours are alike."""
     requests: int
     fresh: tuple[float, float]
     """Least and most fresh tokens of the prompt that were seen."""
@@ -96,7 +96,7 @@ class Baseline:
         return z
 
     def scores(self, z: Array) -> Array:
-        """z clipped and standardised, so that quiet requests have mean 0 and deviation 1."""
+        """z clipped and standardised, so that sums of quiet requests behave as if independent."""
         import numpy as np
 
         scores: Array = (np.clip(z, -CLIP, CLIP) - self.mean) / self.deviation
@@ -253,11 +253,26 @@ def fit_baseline(earlier: pl.DataFrame, min_requests: int) -> Baseline | None:
         coefficients=(a, b, c),
         spread=spread,
         mean=float(clipped.mean()),
-        deviation=max(1.0, float(clipped.std())),
+        deviation=max(1.0, float(clipped.std())) * _likeness(clipped),
         requests=earlier.height,
         fresh=(float(fresh.min()), float(fresh.max())),
         written=(float(written.min()), float(written.max())),
     )
+
+
+def _likeness(scores: Array) -> float:
+    """By how much sums of these spread more than if neighbours had nothing to do with each other.
+
+    sqrt((1 + r) / (1 - r)) of the first autocorrelation r, as of an AR(1): Johnson & Bagshaw, "The
+    effect of serial correlation on the performance of CUSUM tests", Technometrics 16 (1974),
+    103-112. Requests that share a queue are slow together, and no alarm for it.
+    """
+    import numpy as np
+
+    centred = scores - scores.mean()
+    power = float(centred @ centred)
+    r = float(np.clip(centred[1:] @ centred[:-1] / power, 0.0, 0.95)) if power else 0.0
+    return math.sqrt((1 + r) / (1 - r))
 
 
 def _design(fresh: Array, written: Array) -> Array:

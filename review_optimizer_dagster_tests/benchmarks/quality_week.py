@@ -101,7 +101,9 @@ def look(connection: Connection, day: date, field: str, gold: pl.DataFrame) -> d
 def labelled_in_part(rows: pl.DataFrame, share: float, seed: int) -> pl.DataFrame:
     """The rows of a day, with the label of a random part of them alone."""
     chosen = shuffled(rows, seed).head(round(share * rows.height))["review_id"]
-    return rows.with_columns(label=pl.when(pl.col("review_id").is_in(chosen)).then("label"))
+    return rows.with_columns(
+        label=pl.when(pl.col("review_id").is_in(chosen.implode())).then("label")
+    )
 
 
 def poisoned(
