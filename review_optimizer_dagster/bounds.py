@@ -110,7 +110,8 @@ def _chernoff_upper(share: float, steps: Array, counts: Array, evidence: float) 
 
         def at(log_level: float) -> tuple[Array, Array]:
             p = np.clip(1 / drop - np.exp(-log_level) / steps, 0.0, 1.0)
-            return p, p * np.exp(-turn) / np.maximum(1 - p * drop, 1e-300)
+            kept = p * np.exp(-turn)
+            return p, kept / (kept + (1 - p))  # exactly 1 where p is
 
         ends = np.log(np.min(drop / steps)), np.log(np.max(np.expm1(turn) / steps))
 
@@ -126,6 +127,8 @@ def _chernoff_upper(share: float, steps: Array, counts: Array, evidence: float) 
     low = high = 1e-3 / float(steps.max())
     while short_of(high) < 0 and high * float(steps.min()) < _MOST_TILT:
         low, high = high, 4.0 * high
+    if short_of(high) < 0:
+        return 1.0  # nearer to it than floats tell
     return float(mass @ chances(brentq(short_of, low, high, xtol=_EXACT * high))[0])
 
 
