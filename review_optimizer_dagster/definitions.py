@@ -69,6 +69,7 @@ def definitions_of(home: Home) -> dg.Definitions:
             automation.alert_delivery,
             automation.latency_alerts,
             automation.drift_alerts,
+            automation.quality_alerts,
         ],
         executor=dg.in_process_executor,
         resources={

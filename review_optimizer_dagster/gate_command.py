@@ -63,11 +63,12 @@ def add_gate(commands: Any) -> None:
 
 def gate_command(home: Home, options: argparse.Namespace) -> int:
     """Do what the options of `add_gate` say; returns the exit code."""
-    from review_optimizer_dagster.storage.gate import last_day
+    from review_optimizer_dagster.storage.gate import judged_days
     from review_optimizer_dagster.storage.warehouse import Warehouse
 
     with Warehouse(database=str(home.warehouse)).open(read_only=True) as connection:
-        day = options.date or last_day(connection)
+        days = judged_days(connection, 1)
+        day = options.date or (days[-1] if days else None)
         if day is None:
             raise UserError("no day was judged yet: run `review-optimizer run` first")
         found = _rows(connection, day, options.tenant)

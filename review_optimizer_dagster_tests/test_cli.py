@@ -115,7 +115,7 @@ def test_a_failed_gate_is_exit_code_1_with_a_summary(
     assert float(summary["cost_usd"]) > 0
     kinds = [alert["kind"] for alert in summary["alerts"]]
     assert kinds.count("gate") == 1
-    assert set(kinds) == {"gate", "service"}
+    assert set(kinds) == {"gate", "quality", "service"}
     assert "The gate failed" in capfd.readouterr().out
 
 

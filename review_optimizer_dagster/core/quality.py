@@ -75,6 +75,7 @@ VERDICTS = pl.Schema(
         "detail": pl.String(),
         "texts": pl.Int64(),  # different texts among the n: what the interval counts
         "accuracy": pl.Float64(),  # weighted where labels come from a sample; null without truth
+        "uncovered": pl.Int64(),  # reviews with a true label and without labels
         "simulated": pl.Boolean(),
     }
 )
@@ -186,7 +187,7 @@ def _verdict_row(
     broken = [f"contract broken: {failure}" for failure in contract.failures]
     detail = ". ".join([*broken, _sentence(measured, threshold)])
     rest = (threshold, measured.needed, contract.success, detail)
-    return (*key, verdict, *counts, *rest, measured.texts, measured.estimate)
+    return (*key, verdict, *counts, *rest, measured.texts, measured.estimate, measured.uncovered)
 
 
 def _sentence(measured: Accuracy, threshold: float) -> str:

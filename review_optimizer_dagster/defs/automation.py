@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from review_optimizer_dagster.defs import gate
 from review_optimizer_dagster.defs.alerting import (
     budget_alerts_due,
     deliver_alerts,
@@ -26,13 +27,14 @@ from review_optimizer_dagster.exchange.batch_api import ENDED, open_job_states
 from review_optimizer_dagster.money.budgets import deferrals
 from review_optimizer_dagster.storage import inbox
 from review_optimizer_dagster.storage.drift import newest_days
+from review_optimizer_dagster.storage.gate import judged_days
 from review_optimizer_dagster.storage.journal import days_with_open_jobs
 from review_optimizer_dagster.storage.warehouse import Warehouse
 
 _SETTLE_SECONDS = 15  # a file that changed this lately may still be arriving
 ENDED_OR_LOST = ENDED | {"lost", "unknown"}
 _WAREHOUSE_SECONDS = 1.0  # longest that a sensor waits for it
-_DRIFT_DAYS = 7  # the newest with tests
+_WATCHED_DAYS = 7  # the newest that were judged
 _MOST_RUNS = 30  # a month of late deliveries in one evaluation
 
 daily_reviews = dg.define_asset_job(
@@ -265,7 +267,7 @@ def drift_alerts(
     impatient = warehouse.model_copy(update={"wait_seconds": _WAREHOUSE_SECONDS})
     try:
         with impatient.open(read_only=True) as connection:
-            days = newest_days(connection, _DRIFT_DAYS)
+            days = newest_days(connection, _WATCHED_DAYS)
             due = [news for day in days for news in news_of(connection, settings, day)]
     except UserError as error:
         return dg.SkipReason(str(error))
@@ -274,3 +276,28 @@ def drift_alerts(
         f"{alert.tenant} {'recovered' if alert.recovers else alert.period}" for alert in new
     )
     return dg.SkipReason(f"raised: {told}" if told else f"no news of drift in {len(days)} days")
+
+
+@dg.sensor(
+    minimum_interval_seconds=60,
+    default_status=dg.DefaultSensorStatus.STOPPED,
+    jobs=[daily_reviews],
+    description="Raises an alert when the gate failed a tenant's day, when a part of it or all "
+    "days together are below the accuracy that is asked for, and says when they no longer are.",
+)
+def quality_alerts(
+    context: dg.SensorEvaluationContext, home_folder: HomeFolder, warehouse: Warehouse
+) -> dg.SkipReason:
+    """Read the stored verdicts, and tell what a run that broke off did not."""
+    impatient = warehouse.model_copy(update={"wait_seconds": _WAREHOUSE_SECONDS})
+    try:
+        with impatient.open(read_only=True) as connection:
+            days = judged_days(connection, _WATCHED_DAYS)
+            due = [news for day in days for news in gate.stored_news(connection, day)]
+    except UserError as error:
+        return dg.SkipReason(str(error))
+    new = note_alerts(context.log, home_folder, None, due)
+    told = ", ".join(
+        f"{alert.tenant} {'recovered' if alert.recovers else alert.period}" for alert in new
+    )
+    return dg.SkipReason(f"raised: {told}" if told else f"no news of quality in {len(days)} days")

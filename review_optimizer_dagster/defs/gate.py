@@ -105,7 +105,7 @@ def gate_checks(
         with connection.transaction():
             verdicts = keep(connection, home_folder.home, day, judged)
         drift = judge_drift(connection, home_folder.home.settings.drift, day)
-        news = [*gate_news(judged, verdicts, day), *drift.news]
+        news = [*gate_news(judged.cells, verdicts, day), *drift.news]
         note_alerts(context.log, home_folder, connection, news)
         end_blocked(context.log, home_folder, connection, day)
         wrong = gate_storage.wrong_reviews(connection, day)
@@ -167,8 +167,17 @@ def keep(connection: Connection, home: Home, day: date, judged: Gate) -> pl.Data
     return verdicts
 
 
-def gate_news(judged: Gate, verdicts: pl.DataFrame, day: date) -> list[News]:
-    """The alerts of what failed; and of the rest, that it recovered if it had failed before."""
+def stored_news(connection: Connection, day: date) -> list[News]:
+    """What the stored verdicts of a day say, as the gate's step told it."""
+    cells = partition.of_day(connection, "accuracy_cells", day)
+    return gate_news(cells, partition.of_day(connection, "gate_verdicts", day), day)
+
+
+def gate_news(cells: pl.DataFrame, verdicts: pl.DataFrame, day: date) -> list[News]:
+    """The alerts of what failed; and of the rest, that it recovered if it had failed before.
+
+    cells: CELLS; verdicts: as `keep` stores them.
+    """
     news: list[News] = []
     for row in verdicts.rows(named=True):
         tenant, taxonomy, verdict = row["tenant"], row["taxonomy"], row["verdict"]
@@ -176,12 +185,15 @@ def gate_news(judged: Gate, verdicts: pl.DataFrame, day: date) -> list[News]:
         failed = gate_alert(
             tenant, day, taxonomy, verdict, row["upper"], threshold, detail, simulated
         )
-        news.append(failed or gate_recovery(tenant, day, taxonomy, verdict, detail))
+        if failed:
+            news.append(failed)
+        elif row["truth"] in DECIDING or not row["uncovered"]:
+            news.append(gate_recovery(tenant, day, taxonomy, verdict, detail))
         if row["truth"] not in DECIDING:
             continue  # nothing is known of the day, neither that it is bad nor that it is not
         about = (tenant, day, taxonomy, threshold, simulated)
         if not failed:  # whose parts are told by the alert of the whole
-            of_tenant = judged.cells.filter(tenant=tenant, taxonomy=taxonomy, truth=row["truth"])
+            of_tenant = cells.filter(tenant=tenant, taxonomy=taxonomy, truth=row["truth"])
             news += parts_news(*about, of_tenant.filter("below").rows(named=True))
         stands = Standing(**{name: row[f"standing_{name}"] for name in Standing._fields})
         news += standing_news(*about, stands)

@@ -66,10 +66,14 @@ def standing_counts(
     return days, texts, correct
 
 
-def last_day(connection: Connection) -> date | None:
-    """The last day that was judged."""
-    ((day,),) = connection.rows("SELECT max(day) FROM gate_verdicts")
-    return day if isinstance(day, date) else None
+def judged_days(connection: Connection, most: int) -> list[date]:
+    """The last days that were judged, ascending; none where the warehouse is of before."""
+    if not connection.rows("SELECT 1 FROM duckdb_tables() WHERE table_name = 'accuracy_cells'"):
+        return []
+    rows = connection.rows(
+        "SELECT DISTINCT day FROM gate_verdicts ORDER BY day DESC LIMIT ?", [most]
+    )
+    return sorted(day for (day,) in rows if isinstance(day, date))
 
 
 def wrong_reviews(connection: Connection, day: date, limit: int = 50) -> pl.DataFrame:

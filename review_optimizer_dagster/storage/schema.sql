@@ -157,8 +157,9 @@ CREATE TABLE IF NOT EXISTS gate_verdicts (
     correct BIGINT, lower DOUBLE, upper DOUBLE, threshold DOUBLE, needed BIGINT,
     contract BOOLEAN, detail VARCHAR
 );
--- Different texts, the weighted share, whether simulated; all days together, by bounds that hold at
--- every look.
+-- Different texts, the weighted share, truths without labels, whether simulated; all days together,
+-- by bounds that hold at every look.
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS uncovered BIGINT;
 ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS texts BIGINT;
 ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS accuracy DOUBLE;
 ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS simulated BOOLEAN;

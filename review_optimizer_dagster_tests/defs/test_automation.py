@@ -333,6 +333,7 @@ def test_everything_that_runs_by_itself_ships_stopped(home: Home) -> None:
         "alert_delivery",
         "latency_alerts",
         "drift_alerts",
+        "quality_alerts",
     ]
     for schedule in schedules:
         assert isinstance(schedule, dg.ScheduleDefinition)

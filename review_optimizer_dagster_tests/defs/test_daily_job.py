@@ -156,7 +156,7 @@ def test_a_failed_tenant_is_not_published_and_the_others_go_on(home: Home, run_d
     assert spent["tenant"].to_list() == ["bad", "good"]
     kinds = [alert["kind"] for alert in summary["alerts"] if alert["tenant"] == "bad"]
     assert kinds.count("gate") == 1
-    assert set(kinds) == {"gate", "service"}
+    assert set(kinds) == {"gate", "quality", "service"}
 
 
 def test_where_every_tenant_failed_nothing_is_published(home: Home, run_day: Run) -> None:

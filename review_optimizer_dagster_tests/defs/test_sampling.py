@@ -70,10 +70,13 @@ def test_a_bad_day_stops_early_and_says_so(home: Home, run_day: Runner) -> None:
     assert pause.is_paused
     assert pause.request_id == row["request_id"]
     again = run_day(model_errors=BAD)
+    # The gate failed the day: the bad batch's reviews are asked anew, once the tier may be.
     assert again["llm"]["requests"] == 1
-    assert again["deferred_by"] == {"quality": 96}
+    assert again["deferred_by"] == {"quality": 120}
     assert query(home, "SELECT * FROM batch_samples").equals(samples)
-    assert _alerts(home).count("quality.below_threshold") == 1
+    # That of the tier, and that of all days together.
+    assert _alerts(home).count("quality.below_threshold") == 2
+    assert "gate.recovered" not in _alerts(home)
 
 
 def test_another_identity_is_not_paused(home: Home) -> None:
