@@ -29,7 +29,17 @@ _TABLES = {
     "causes": "gate_causes",
 }
 _SHOWN = {
-    "verdicts": ("tenant", "verdict", "truth", "n", "accuracy", "lower", "upper", "threshold"),
+    "verdicts": (
+        "tenant",
+        "verdict",
+        "truth",
+        "n",
+        "accuracy",
+        "lower",
+        "upper",
+        "threshold",
+        "goal",
+    ),
     "accuracy": ("tenant", "truth", "dimension", "name", "n", "accuracy", "lower", "upper"),
     "causes": ("tenant", "kind", "source", "field", "label", "category", "wrong", "n"),
     "wrong": ("tenant", "review_id", "category", "level", "labels", "known"),

@@ -76,6 +76,7 @@ VERDICTS = pl.Schema(
         "texts": pl.Int64(),  # different texts among the n: what the interval counts
         "accuracy": pl.Float64(),  # weighted where labels come from a sample; null without truth
         "uncovered": pl.Int64(),  # reviews with a true label and without labels
+        "goal": pl.Float64(),  # accuracy to strive for; decides nothing
         "simulated": pl.Boolean(),
     }
 )
@@ -91,6 +92,8 @@ class Asked:
     """Least accuracy."""
     scope: str
     """The tenant, or the pool whose answers it may get."""
+    goal: float = 0.99
+    """Accuracy to strive for; it decides nothing."""
 
 
 @dataclass(frozen=True)
@@ -145,7 +148,7 @@ def gate(
             "taxonomy": pl.lit(name),
             "simulated": pl.lit(is_simulated),
         }
-        row = _verdict_row(key, verdict, contract, measured, wanted.threshold)
+        row = _verdict_row(key, verdict, contract, measured, wanted)
         rows.append((*row, is_simulated))
         reported = [each.cells for each in by_truth.values()]
         reported.append(reference_cells(part, taxonomy, wanted.threshold))
@@ -180,14 +183,27 @@ def _verdict_row(
     verdict: Verdict,
     contract: ContractResult,
     measured: Accuracy,
-    threshold: float,
+    wanted: Asked,
 ) -> tuple[object, ...]:
+    threshold = wanted.threshold
     bounds = (measured.lower, measured.upper) if measured.truth != "none" else (None, None)
     counts = (measured.truth, measured.n, measured.correct, *bounds)
     broken = [f"contract broken: {failure}" for failure in contract.failures]
-    detail = ". ".join([*broken, _sentence(measured, threshold)])
+    told = _sentence(measured, threshold)
+    if measured.truth in DECIDING and measured.lower >= wanted.goal:
+        told += f"; the goal of {wanted.goal:.2%} is reached"
+    detail = ". ".join([*broken, told])
     rest = (threshold, measured.needed, contract.success, detail)
-    return (*key, verdict, *counts, *rest, measured.texts, measured.estimate, measured.uncovered)
+    return (
+        *key,
+        verdict,
+        *counts,
+        *rest,
+        measured.texts,
+        measured.estimate,
+        measured.uncovered,
+        wanted.goal,
+    )
 
 
 def _sentence(measured: Accuracy, threshold: float) -> str:

@@ -122,7 +122,8 @@ def judge_day(connection: Connection, home_folder: HomeFolder, day: date) -> Gat
     tenants = sorted({tenant for tenant, _ in accepted})
     settings = {tenant: home_folder.home.tenant(tenant) for tenant in tenants}
     asked = {
-        tenant: Asked(own.min_accuracy, own.pool or tenant) for tenant, own in settings.items()
+        tenant: Asked(own.min_accuracy, own.pool or tenant, own.goal)
+        for tenant, own in settings.items()
     }
     references = gate_storage.references(connection, day)
     return gate(results, references, accepted, home_folder.taxonomies(tenants), asked)

@@ -160,6 +160,7 @@ CREATE TABLE IF NOT EXISTS gate_verdicts (
 -- Different texts, the weighted share, truths without labels, whether simulated; all days together,
 -- by bounds that hold at every look.
 ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS uncovered BIGINT;
+ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS goal DOUBLE;
 ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS texts BIGINT;
 ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS accuracy DOUBLE;
 ALTER TABLE gate_verdicts ADD COLUMN IF NOT EXISTS simulated BOOLEAN;

@@ -305,7 +305,7 @@ COMMENT ON COLUMN {out}.label_mix.share IS 'Share within day, tenant, category a
 CREATE OR REPLACE VIEW {out}.daily_quality AS
 SELECT day, tenant, taxonomy, verdict, truth, n, correct,
     coalesce(accuracy, correct / nullif(n, 0)) AS accuracy, lower, upper, threshold, needed,
-    contract, detail, texts, uncovered, simulated, standing_days, standing_texts, standing_correct,
+    contract, detail, texts, uncovered, goal, simulated, standing_days, standing_texts, standing_correct,
     standing_lower, standing_upper, standing_verdict
 FROM {out}.gate_verdicts;
 COMMENT ON VIEW {out}.daily_quality IS 'Accuracy of a day, tenant and taxonomy with its 90 % interval, the gate''s verdict, and all days together.';
@@ -325,6 +325,7 @@ COMMENT ON COLUMN {out}.daily_quality.contract IS 'Whether rows, keys and label 
 COMMENT ON COLUMN {out}.daily_quality.detail IS 'The verdict in a sentence.';
 COMMENT ON COLUMN {out}.daily_quality.texts IS 'Different texts among the n: what the interval counts.';
 COMMENT ON COLUMN {out}.daily_quality.uncovered IS 'Reviews with a true label that have no labels: failed or deferred.';
+COMMENT ON COLUMN {out}.daily_quality.goal IS 'Accuracy that the tenant strives for; it decides nothing.';
 COMMENT ON COLUMN {out}.daily_quality.simulated IS 'True where a simulator answered.';
 COMMENT ON COLUMN {out}.daily_quality.standing_days IS 'Days up to this one that have a truth of this kind.';
 COMMENT ON COLUMN {out}.daily_quality.standing_texts IS 'Different texts of these days, each counted once.';

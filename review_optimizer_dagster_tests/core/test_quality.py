@@ -291,6 +291,8 @@ def test_whole_and_well_formed_results_keep_the_contract(validator: Validator) -
         ({"taxonomy": "shapes"}, "values_to_be_in_set", "taxonomy", "r3: shapes"),
         ({"simulated": False}, "unique_value_count_to_be_between", "simulated", "observed 2"),
         ({"score": 1.01}, "values_to_be_between", "score", "r3: 1.01"),
+        ({"score": None}, "values_to_not_be_null", "score", "r3: nan"),
+        ({"identity": "other|i"}, "values_to_be_in_set", "scope", "r3: other"),
     ],
 )
 def test_one_bad_row_breaks_the_contract(
@@ -307,6 +309,28 @@ def test_one_bad_row_breaks_the_contract(
     failure = found[f"expect_column_{expectation}", column]
     assert failure.severity == "critical"
     assert example is None or example in failure.examples
+
+
+@pytest.mark.parametrize("where", ["in_raw", "in_ledger"])
+def test_a_review_that_nothing_refers_to_breaks_the_contract(
+    validator: Validator, where: str
+) -> None:
+    """What nobody delivered, or nobody is billed for, was made up or mixed up."""
+    results = _results(*GOOD)
+    references = _references(results).with_columns(
+        pl.when(pl.col("review_id") == "r2").then(False).otherwise(pl.lit(True)).alias(where)
+    )
+    (failure,) = _kept(validator, results, 3, references=references).failures
+    assert (failure.column, failure.examples) == (where, ("r2: False",))
+    gone = _kept(validator, results, 3, references=references.head(2))
+    assert {each.column for each in gone.failures} == {"in_raw", "in_ledger"}
+
+
+def test_a_pools_answers_are_its_members_own(validator: Validator) -> None:
+    """The scope is what may answer a tenant, and that may be a pool."""
+    pooled = _results(*[{"identity": "pool|i"}] * 3)
+    assert _kept(validator, pooled, 3, scope="pool").success
+    assert not _kept(validator, pooled, 3).success
 
 
 @pytest.mark.parametrize("kept", [0, 2])
@@ -383,6 +407,15 @@ def test_stars_alone_neither_pass_nor_fail_a_day() -> None:
         0,
     )
     assert "star ratings, which never decide" in row["detail"]
+
+
+def test_a_goal_is_told_and_decides_nothing() -> None:
+    """99 % is what one strives for; 95 % is what one asks for."""
+    day = pl.concat([_judged(100, 0, "close"), _judged(400, 0, "there")])
+    rows = {row["tenant"]: row for row in _gate(day, close=100, there=400).iter_rows(named=True)}
+    assert [rows[name]["verdict"] for name in ("close", "there")] == ["passed", "passed"]
+    assert "goal" not in rows["close"]["detail"]
+    assert "the goal of 99.00 % is reached" in rows["there"]["detail"].replace("00%", "00 %")
 
 
 def test_validating_touches_no_network(monkeypatch: pytest.MonkeyPatch) -> None:
