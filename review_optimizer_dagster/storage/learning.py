@@ -46,9 +46,10 @@ def references(
 ) -> pl.DataFrame:
     """What the model or a human said of an identity's texts, as the archive stood on a day.
 
-    Returns content_key, day, tenant, category, labels (JSON, the model's), truth (JSON, a human's),
-    draw, and `fair`: whether no earlier level could answer the text and it is in the day's chance
-    sample, so that a pattern may be judged by it. One row a text: the last fair one, else the last.
+    Returns content_key, day, tenant, category, labels (JSON, the model's), truth (JSON, a human's:
+    label files stand over what was delivered), draw, and `fair`: whether no earlier level could
+    answer the text and it is in the day's chance sample, so that a pattern may be judged by it. One
+    row a text: the last fair one, else the last.
     """
     return connection.frame(
         f"""
@@ -56,15 +57,22 @@ def references(
             SELECT day, content_key, coalesce(draw, 0.0) AS draw, coalesce(asked, 1.0) AS asked
             FROM cache_resolution
             WHERE identity = $identity AND day <= $day AND {_POPULATION}),
-        least AS (SELECT day, min(asked) AS least FROM population GROUP BY day)
+        least AS (SELECT day, min(asked) AS least FROM population GROUP BY day),
+        human AS (
+            SELECT day, tenant, review_id, json_group_object(field, label) AS labels
+            FROM resolved_labels GROUP BY ALL)
         SELECT a.content_key, a.day, a.tenant, a.category, a.labels,
-            coalesce(r.truth, '{{}}') AS truth, coalesce(p.draw, 0.0) AS draw,
+            CASE WHEN h.labels IS NULL THEN coalesce(r.truth, '{{}}')
+                ELSE json_merge_patch(coalesce(r.truth, '{{}}'), h.labels)::VARCHAR END AS truth,
+            coalesce(p.draw, 0.0) AS draw,
             p.content_key IS NOT NULL AND p.draw < l.least AS fair
         FROM review_archive a
         ANTI JOIN withdrawn_entries w USING (identity, content_key, request_id)
         LEFT JOIN raw_reviews r
             ON r.day = a.day AND r.tenant = a.tenant AND r.review_id = a.review_id
                 AND r.content_key = a.content_key
+        LEFT JOIN human h
+            ON h.day = a.day AND h.tenant = a.tenant AND h.review_id = r.review_id
         LEFT JOIN population p ON p.day = a.day AND p.content_key = a.content_key
         LEFT JOIN least l ON l.day = a.day
         WHERE a.identity = $identity AND a.day <= $day AND a.day >= $since

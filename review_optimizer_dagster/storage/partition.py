@@ -13,6 +13,8 @@ from review_optimizer_dagster.core.quality import RESULTS
 from review_optimizer_dagster.storage.labels import resolved_truth
 from review_optimizer_dagster.storage.warehouse import Connection
 
+HUMAN = "human"  # who gave an archived answer that true labels have corrected
+
 
 def tenants(connection: Connection, day: date) -> list[str]:
     """The tenants that delivered something on a day, in order."""
@@ -396,31 +398,40 @@ def archive_answers(connection: Connection, day: date, texts: pl.DataFrame) -> i
 
     texts: identity, content_key, text (normalised). What the model itself said, of misses and of
     rechecked hits, is archived on tenant-days that the gate let through; derived answers never are,
-    nor is one that a truth contradicts, or of a category that is below the threshold beyond doubt.
+    nor is one that the reference model contradicts, or of a category that is below the threshold
+    beyond doubt. What true labels contradict is archived as they say (model is HUMAN): left out, it
+    would be missing among the evidence that patterns are judged by.
     """
     with connection.transaction(), connection.view("texts", texts):
         connection.execute("DELETE FROM review_archive WHERE day = ?", [day])
         connection.execute(
             """
             INSERT INTO review_archive BY NAME
+            WITH wrong AS (
+                SELECT identity, content_key, request_id, min(truth) AS truth, min(known) AS known
+                FROM scored_reviews WHERE day = $day AND NOT correct AND request_id IS NOT NULL
+                GROUP BY identity, content_key, request_id)
             SELECT c.identity, c.content_key, c.day, c.tenant, c.review_id, r.category, t.text,
-                a.labels, a.model, a.request_id, v.verdict = 'passed' AS verified, c.asked, c.draw
+                CASE WHEN w.known IS NULL THEN a.labels
+                    ELSE json_merge_patch(a.labels, w.known)::VARCHAR END AS labels,
+                CASE WHEN w.known IS NULL THEN a.model ELSE $human END AS model, a.request_id,
+                v.verdict = 'passed' AS verified, c.asked, c.draw
             FROM cache_resolution c
             JOIN raw_reviews r USING (day, tenant, review_id)
             JOIN gate_verdicts v USING (day, tenant, taxonomy)
             JOIN batch_classifications a ON a.day = c.day AND a.identity = c.identity
                 AND a.content_key = c.content_key
             JOIN texts t ON t.identity = c.identity AND t.content_key = c.content_key
+            LEFT JOIN wrong w ON w.identity = c.identity AND w.content_key = c.content_key
+                AND w.request_id = a.request_id
             WHERE c.day = $day AND NOT c.repeat AND a.status = 'labelled' AND v.verdict <> 'failed'
-                AND (c.identity, c.content_key, a.request_id) NOT IN (
-                    SELECT (identity, content_key, request_id) FROM scored_reviews
-                    WHERE day = $day AND NOT correct AND request_id IS NOT NULL)
+                AND w.truth IS DISTINCT FROM 'audits'
                 AND (c.tenant, r.taxonomy, coalesce(r.category, '')) NOT IN (
                     SELECT (tenant, taxonomy, name) FROM accuracy_cells
                     WHERE day = $day AND dimension = 'category' AND below)
             ORDER BY c.identity, c.content_key
             """,
-            {"day": day},
+            {"day": day, "human": HUMAN},
         )
     return connection.count("review_archive", day)
 

@@ -7,6 +7,7 @@ from datetime import date
 import polars as pl
 
 from review_optimizer_dagster import rechecks
+from review_optimizer_dagster.storage.partition import HUMAN
 from review_optimizer_dagster.storage.warehouse import Connection
 
 
@@ -72,14 +73,16 @@ def judge(connection: Connection, day: date, answers: pl.DataFrame) -> pl.DataFr
 
     A disagreement takes the answer back, and with it the entry that it came from: the entry's
     archived answers up to this day, and every other review of the day that it answered, which
-    become misses. A pattern is no entry: it is judged by its certificates. Returns the texts that
+    become misses. A pattern is no entry: it is judged by its certificates. An answer that a human
+    has corrected stands. Returns the texts that
     were taken back now: identity, content_key. All or nothing, and nothing where called again.
     """
     with connection.transaction():
         _forget_gone(connection, day)
         new = rechecks.judged(_answered(connection, day, answers))
         connection.append("audits", new, day=day)
-        with connection.view("contradicted", new.filter(~pl.col("agrees"))):
+        contradicted = _by_the_model(connection, new.filter(~pl.col("agrees")))
+        with connection.view("contradicted", contradicted):
             _withdraw_entries(connection, day)
             return _withdraw_answers(connection, day)
 
@@ -121,6 +124,20 @@ def _answered(connection: Connection, day: date, answers: pl.DataFrame) -> pl.Da
             """,
             {"day": day},
         )
+
+
+def _by_the_model(connection: Connection, contradicted: pl.DataFrame) -> pl.DataFrame:
+    """Those whose entry is the model's own: it has no say against a human."""
+    with connection.view("disagreeing", contradicted.select("identity", "source_key").unique()):
+        human = connection.frame(
+            """
+            SELECT DISTINCT a.identity, a.content_key AS source_key FROM review_archive a
+            JOIN disagreeing d ON d.identity = a.identity AND d.source_key = a.content_key
+            WHERE a.model = $human
+            """,
+            {"human": HUMAN},
+        )
+    return contradicted.join(human, on=["identity", "source_key"], how="anti")
 
 
 def _withdraw_entries(connection: Connection, day: date) -> None:

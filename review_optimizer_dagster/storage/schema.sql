@@ -253,7 +253,7 @@ CREATE TABLE IF NOT EXISTS review_archive (
 ALTER TABLE review_archive ADD COLUMN IF NOT EXISTS asked DOUBLE;
 ALTER TABLE review_archive ADD COLUMN IF NOT EXISTS draw DOUBLE;
 COMMENT ON TABLE review_archive IS
-    'L3: a text that the model answered itself, on a tenant-day that the gate let through.';
+    'L3: a text that the model answered itself, or a human corrected, on a day that the gate let through.';
 
 CREATE TABLE IF NOT EXISTS audits (
     day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, identity VARCHAR,

@@ -102,3 +102,32 @@ def test_a_wrong_entry_answers_no_more_and_a_reference_audits_the_day(
     again = run_day(NEXT, answers=answers)
     assert (again["accuracy"]["gate"], again["misses"]) == ("passed", 18)
     assert again["hits"]["l3_exact"] + again["hits"]["l1"] == 42
+
+
+def test_what_people_correct_is_archived_as_they_say_and_no_recheck_takes_it_back(
+    home: Home, run_day: Run, tmp_path: Path
+) -> None:
+    """The model repeats its error on every recheck; the day after is served right all the same."""
+    home.folder.mkdir(parents=True)
+    home.tenants_file.write_text(
+        '[engine]\nname = "simulator"\n[rechecks]\nshare = 1.0\nnew_share = 1.0\n[tenants.acme]\n'
+    )
+    rows = reviews(0, 60)
+    answers = _write_gold(tmp_path / "gold.jsonl", rows)
+    deliver(home, rows)
+    first = run_day(answers=answers, flips={"Lamps": 0.05})
+    assert (first["accuracy"]["gate"], first["accuracy"]["correct"]) == ("inconclusive", 57)
+    published = "SELECT count(*) FILTER (WHERE verified) AS n FROM published_results"
+    assert query(home, published)["n"][0] == 0
+    corrected = query(
+        home,
+        "SELECT count(*) AS n, bool_and(a.labels ->> 'sentiment' = r.truth ->> 'sentiment') AS ok "
+        "FROM review_archive a JOIN raw_reviews r USING (day, tenant, review_id) "
+        "WHERE model = 'human'",
+    )
+    assert corrected.row(0) == (3, True)
+    deliver(home, rows, NEXT)
+    second = run_day(NEXT, answers=answers, flips={"Lamps": 0.05})
+    assert (second["audits"], second["audits_disagreed"]) == (60, 3)
+    assert (second["misses"], second["accuracy"]["correct"]) == (0, 60)
+    assert query(home, "SELECT * FROM withdrawn_entries").is_empty()
