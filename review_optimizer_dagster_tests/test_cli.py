@@ -119,6 +119,7 @@ def test_a_failed_gate_is_exit_code_1_with_a_summary(
     assert "The gate failed" in capfd.readouterr().out
 
 
+@pytest.mark.campaign
 def test_init_writes_settings_that_run(
     home: Home, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

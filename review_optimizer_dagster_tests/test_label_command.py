@@ -212,6 +212,7 @@ def test_what_cannot_work_is_refused(
     assert not home.labels.exists()
 
 
+@pytest.mark.campaign
 def test_labels_that_come_later_count_and_cost_nothing(
     home: Home, run_day: Runner, tmp_path: Path
 ) -> None:

@@ -125,6 +125,7 @@ def test_a_day_is_counted_billed_and_published_once_however_often_it_runs(
     assert "demo data" in run_day()["problem"]
 
 
+@pytest.mark.campaign
 def test_a_later_day_is_answered_from_an_earlier_one_and_never_the_reverse(
     home: Home, run_day: Run
 ) -> None:

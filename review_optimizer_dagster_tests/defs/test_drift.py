@@ -92,11 +92,13 @@ def test_a_day_that_drifts_is_told_and_published_all_the_same(
     summary = run_day()
     assert summary["problem"] is None
     assert not summary["gate_blocked"]
-    assert [alert["kind"] for alert in summary["alerts"]] == ["drift"]
+    # Twenty reviews cost more for each thousand than is promised, and no machine is fast for ever.
+    told = [alert["kind"] for alert in summary["alerts"] if alert["kind"] != "service"]
+    assert told == ["drift"]
     assert query(home, "SELECT count(*) AS n FROM published_results").item() == 150
     alarmed = query(home, "SELECT DISTINCT signal FROM drift_tests WHERE alarm ORDER BY ALL")
     assert "length" in alarmed["signal"].to_list()
-    (alert,) = _raised(home)
+    (alert,) = [each for each in _raised(home) if each.kind == "drift"]
     assert (alert.tenant, alert.period, alert.simulated) == ("acme", DAY.isoformat(), True)
     records = shared_instance.event_log_storage.get_asset_check_execution_history(
         dg.AssetCheckKey(dg.AssetKey("review_results"), "drift"), limit=1

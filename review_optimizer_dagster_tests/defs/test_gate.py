@@ -64,6 +64,7 @@ def test_a_poisoned_category_is_named_stopped_and_asked_anew(
     assert run_day(answers=answers)["this_run"]["requests"] == 0
 
 
+@pytest.mark.campaign
 def test_a_wrong_entry_answers_no_more_and_a_reference_audits_the_day(
     home: Home, run_day: Run, tmp_path: Path
 ) -> None:

@@ -83,6 +83,7 @@ def _bill(home: Home, tenant: str, *options: str) -> dict[str, Any]:
     return told
 
 
+@pytest.mark.campaign
 def test_a_ledger_over_its_life(home: Home, run_day: Run, tmp_path: Path) -> None:
     """First answers, a pool's hits, the same again, a mended price, a refund: it only ever grows.
 
@@ -186,6 +187,7 @@ def _check_files(home: Home, folder: Path) -> None:
     assert set(known_tenants(home)) == {"one", "two"}
 
 
+@pytest.mark.campaign
 def test_what_is_paid_again_on_purpose_and_what_a_budget_keeps_back(
     home: Home, run_day: Run
 ) -> None:

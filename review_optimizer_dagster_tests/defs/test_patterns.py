@@ -96,6 +96,7 @@ def of_day(home: Home, day: date) -> pl.DataFrame:
     return query(home, f"FROM cache_resolution WHERE day = '{day}' AND level = 'l3_pattern'")
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(300)  # trains twice, on cores that others may use too
 def test_ordinary_traffic_earns_a_certificate_and_lost_weights_come_back(
     home: Home,
@@ -151,6 +152,7 @@ def test_ordinary_traffic_earns_a_certificate_and_lost_weights_come_back(
     assert (third["hits"]["l3_pattern"], third["misses"]) == (0, 100)
 
 
+@pytest.mark.campaign
 def test_a_world_that_changes_switches_a_pattern_off(
     home: Home, run_day: Run, answers: Callable[..., str]
 ) -> None:

@@ -83,6 +83,7 @@ def _alerts(home: Home) -> list[Alert]:
         state.close()
 
 
+@pytest.mark.campaign
 def test_a_slow_day_is_told_by_the_sensor_and_not_again_by_the_run(
     home: Home, run_day: Run, shared_instance: dg.DagsterInstance
 ) -> None:

@@ -46,6 +46,7 @@ def _alerts(home: Home) -> list[str]:
         return [kept.alert.event for kept in kept_alerts(state)]
 
 
+@pytest.mark.campaign
 def test_a_bad_day_stops_early_and_says_so(home: Home, run_day: Runner) -> None:
     """One batch is asked; the pause outlives the run, and running again changes nothing."""
     home.folder.mkdir(parents=True)

@@ -47,6 +47,7 @@ def _look(home: Home) -> dg.SensorResult | dg.SkipReason:
     return found
 
 
+@pytest.mark.campaign
 def test_a_tenant_that_sends_by_batch_gets_its_answers_later_at_half_the_price(
     home: Home, run_day: Run
 ) -> None:
