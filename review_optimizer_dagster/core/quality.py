@@ -255,9 +255,20 @@ def overall(verdicts: pl.DataFrame) -> Overall:
     truth: Truth = next((kind for kind in get_args(Truth) if kind in truths), "none")
     counted = verdicts.filter(pl.col("truth") == truth)
     n, correct = int(counted["n"].sum()), int(counted["correct"].sum())
-    lower, upper = clopper_pearson(correct, n) if n else (None, None)
+    lower, upper = _bounds_of_all(counted) if n else (None, None)
     worst: Verdict = next((v for v in get_args(Verdict) if v in reached), "inconclusive")
     return Overall(truth, n, correct, lower, upper, worst)
+
+
+def _bounds_of_all(verdicts: pl.DataFrame) -> tuple[float | None, float | None]:
+    """A tenant's own interval; of several tenants that of their texts, as if all counted alike."""
+    if verdicts.height == 1:
+        return verdicts["lower"][0], verdicts["upper"][0]
+    # Days of an older version did not tell texts from reviews.
+    texts = verdicts.with_columns(texts=pl.coalesce("texts", "n")).select(
+        right=(pl.col("correct") / pl.col("n") * pl.col("texts")).sum(), n=pl.col("texts").sum()
+    )
+    return clopper_pearson(*texts.row(0))
 
 
 class Percentiles(NamedTuple):

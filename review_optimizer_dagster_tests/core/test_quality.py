@@ -443,6 +443,17 @@ def test_a_day_over_all_tenants_takes_the_worst_verdict_and_the_best_truth() -> 
     assert overall(pl.DataFrame(schema=VERDICTS))[:4] == ("none", 0, 0, None)
 
 
+def test_a_day_over_tenants_counts_their_texts() -> None:
+    """A text that comes ten times is no ten proofs in the summary either."""
+    alone = _results(*[{"known": {"tone": "dark"}}] * 40, tenant="alone")
+    again = _results(*[{"known": {"tone": "dark"}, "content_key": "c"}] * 40, tenant="again")
+    verdicts = _gate(pl.concat([alone, again]), alone=40, again=40)
+    whole = overall(verdicts)
+    assert (whole.n, whole.lower) == (80, clopper_pearson(41, 41)[0])
+    one = overall(verdicts.filter(tenant="again"))
+    assert (one.n, one.lower) == (40, verdicts.filter(tenant="again")["lower"][0])
+
+
 # --- latency and service levels -------------------------------------------------------------------
 
 
