@@ -73,7 +73,7 @@ def _answer(facts: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         yield (
             "withdrawn",
             f"{_LEVELS[facts['withdrawn_level']]} had said {_labels(facts['withdrawn_labels'])}; "
-            "a recheck took it back",
+            "a recheck or the gate took it back",
         )
 
 

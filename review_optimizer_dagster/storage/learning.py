@@ -182,6 +182,17 @@ def replace_certificates(
             {"day": day, "identity": identity},
         )
         connection.append("pattern_certificates", certificates, day=day)
+        # The evidence does not know of the failed day, whose answers were not archived.
+        connection.execute(
+            """
+            UPDATE pattern_certificates SET status = 'switched off'
+            WHERE day = $day AND identity = $identity AND status = 'serving'
+                AND (identity, version, field, label) IN (
+                    SELECT (identity, version, field, label) FROM condemned_patterns
+                    WHERE day <= $day)
+            """,
+            {"day": day, "identity": identity},
+        )
 
 
 def certificates(connection: Connection, day: date, identity: str) -> pl.DataFrame:
@@ -207,13 +218,18 @@ def certificates(connection: Connection, day: date, identity: str) -> pl.DataFra
 
 
 def switched_off(connection: Connection, day: date) -> pl.DataFrame:
-    """The certificates that live evidence has switched off on a day, with the scope's tenants."""
+    """The certificates that live evidence has switched off on a day, with the scope's tenants.
+
+    What the gate failed a day for is told by its own alert.
+    """
     return connection.frame(
         """
         SELECT t.tenant, c.* EXCLUDE (day) FROM pattern_certificates c
         JOIN (SELECT DISTINCT identity, tenant FROM cache_resolution WHERE day = $day) t
             USING (identity)
         WHERE c.day = $day AND c.status = 'switched off'
+            AND (c.identity, c.version, c.field, c.label) NOT IN (
+                SELECT (identity, version, field, label) FROM condemned_patterns WHERE day <= $day)
         ORDER BY t.tenant, c.field, c.label, c.category
         """,
         {"day": day},

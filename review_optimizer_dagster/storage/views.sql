@@ -256,7 +256,7 @@ COMMENT ON COLUMN {out}.pattern_bounds.version IS 'Digest of the pattern.';
 COMMENT ON COLUMN {out}.pattern_bounds.field IS 'Field of the taxonomy.';
 COMMENT ON COLUMN {out}.pattern_bounds.label IS 'Label that the pattern would give.';
 COMMENT ON COLUMN {out}.pattern_bounds.category IS 'Category with a certificate of its own; null: all others, pooled.';
-COMMENT ON COLUMN {out}.pattern_bounds.status IS 'serving; abstains: not shown to be right; cut out: a category that contradicts the pool; switched off: recent rechecks contradict it.';
+COMMENT ON COLUMN {out}.pattern_bounds.status IS 'serving; abstains: not shown to be right; cut out: a category that contradicts the pool; switched off: recent rechecks contradict it, or the gate failed a day for it.';
 COMMENT ON COLUMN {out}.pattern_bounds.threshold IS 'Least confidence that is served, 0 to 1; null unless serving.';
 COMMENT ON COLUMN {out}.pattern_bounds.n IS 'Answers of the model (or a human) that it was compared with from there on.';
 COMMENT ON COLUMN {out}.pattern_bounds.errors IS 'Of these, other labels.';

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -212,3 +212,17 @@ def test_which_days_were_written_to_is_told_without_opening_any(tmp_path: Path) 
     assert after[DAY] == before[DAY]
     assert after[other] > before[other]
     assert changed_days(tmp_path) == after
+
+
+def test_a_voided_answer_counts_no_longer_and_a_later_one_does(tmp_path: Path) -> None:
+    """What the gate failed is asked anew once: voiding it again would pay again."""
+    journal = DayJournal(tmp_path, DAY)
+    items = {"identity": "i", "items": [["1", "a", 3], ["2", "b", 3]]}
+    journal.intend(intent("first", "2026-11-20T12:00:00+00:00") | items)
+    at = datetime(2026, 11, 20, 13, tzinfo=UTC)
+    assert journal.void([("i", "a"), ("other", "b")], at) == 2
+    journal.intend(intent("second", "2026-11-20T14:00:00+00:00") | items)
+    assert journal.void([("i", "a")], at + timedelta(hours=2)) == 0
+    found = {each["request_id"]: each.get("voided") for each in journal.requests()}
+    assert found == {"first": ["a"], "second": []}
+    journal.close()
