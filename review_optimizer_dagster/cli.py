@@ -129,6 +129,17 @@ def _add_run(commands: Any) -> None:
         help="who answers (default: the engine of tenants.toml; the simulator in a demo home); "
         "local: the small model of the extra `local`",
     )
+    _add_simulated(run)
+    run.add_argument(
+        "--reclassify",
+        action="store_true",
+        help="ask the model again about every text of the day, and pay again",
+    )
+    run.add_argument("--json", type=Path, metavar="OUT", help="write the run's summary here")
+
+
+def _add_simulated(run: argparse.ArgumentParser) -> None:
+    """What the simulator of a run does."""
     run.add_argument(
         "--answers", type=Path, metavar="FILE", help="simulator: answer from these labelled texts"
     )
@@ -185,12 +196,6 @@ def _add_run(commands: Any) -> None:
         help="simulator: share of requests that meet a fault; repeatable, "
         "`review-optimizer simulator --help` lists them",
     )
-    run.add_argument(
-        "--reclassify",
-        action="store_true",
-        help="ask the model again about every text of the day, and pay again",
-    )
-    run.add_argument("--json", type=Path, metavar="OUT", help="write the run's summary here")
 
 
 def _add_explain(commands: Any) -> None:

@@ -2,10 +2,12 @@
 
 import hashlib
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
+from review_optimizer_dagster.alerts.rules import News
 from review_optimizer_dagster.defs import gate
 from review_optimizer_dagster.defs.alerting import (
     budget_alerts_due,
@@ -29,7 +31,7 @@ from review_optimizer_dagster.storage import inbox
 from review_optimizer_dagster.storage.drift import newest_days
 from review_optimizer_dagster.storage.gate import judged_days
 from review_optimizer_dagster.storage.journal import days_with_open_jobs
-from review_optimizer_dagster.storage.warehouse import Warehouse
+from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 
 _SETTLE_SECONDS = 15  # a file that changed this lately may still be arriving
 ENDED_OR_LOST = ENDED | {"lost", "unknown"}
@@ -263,19 +265,12 @@ def drift_alerts(
     settings = home_folder.home.settings.drift
     if not settings.enabled:
         return dg.SkipReason("switched off in [drift]")
-    # A run has it open for seconds: the next evaluation is soon enough.
-    impatient = warehouse.model_copy(update={"wait_seconds": _WAREHOUSE_SECONDS})
-    try:
-        with impatient.open(read_only=True) as connection:
-            days = newest_days(connection, _WATCHED_DAYS)
-            due = [news for day in days for news in news_of(connection, settings, day)]
-    except UserError as error:
-        return dg.SkipReason(str(error))
-    new = note_alerts(context.log, home_folder, None, due)
-    told = ", ".join(
-        f"{alert.tenant} {'recovered' if alert.recovers else alert.period}" for alert in new
-    )
-    return dg.SkipReason(f"raised: {told}" if told else f"no news of drift in {len(days)} days")
+
+    def due(connection: Connection) -> list[News]:
+        days = newest_days(connection, _WATCHED_DAYS)
+        return [news for day in days for news in news_of(connection, settings, day)]
+
+    return _told(context, home_folder, warehouse, due, "no news of drift")
 
 
 @dg.sensor(
@@ -289,15 +284,30 @@ def quality_alerts(
     context: dg.SensorEvaluationContext, home_folder: HomeFolder, warehouse: Warehouse
 ) -> dg.SkipReason:
     """Read the stored verdicts, and tell what a run that broke off did not."""
+
+    def due(connection: Connection) -> list[News]:
+        days = judged_days(connection, _WATCHED_DAYS)
+        return [news for day in days for news in gate.stored_news(connection, day)]
+
+    return _told(context, home_folder, warehouse, due, "no news of quality")
+
+
+def _told(
+    context: dg.SensorEvaluationContext,
+    home_folder: HomeFolder,
+    warehouse: Warehouse,
+    due: Callable[[Connection], list[News]],
+    nothing: str,
+) -> dg.SkipReason:
+    """Raise what the warehouse says is due; a run has it open for seconds, so nobody waits long."""
     impatient = warehouse.model_copy(update={"wait_seconds": _WAREHOUSE_SECONDS})
     try:
         with impatient.open(read_only=True) as connection:
-            days = judged_days(connection, _WATCHED_DAYS)
-            due = [news for day in days for news in gate.stored_news(connection, day)]
+            news = due(connection)
     except UserError as error:
         return dg.SkipReason(str(error))
-    new = note_alerts(context.log, home_folder, None, due)
     told = ", ".join(
-        f"{alert.tenant} {'recovered' if alert.recovers else alert.period}" for alert in new
+        f"{alert.tenant} {'recovered' if alert.recovers else alert.period}"
+        for alert in note_alerts(context.log, home_folder, None, news)
     )
-    return dg.SkipReason(f"raised: {told}" if told else f"no news of quality in {len(days)} days")
+    return dg.SkipReason(f"raised: {told}" if told else nothing)

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
 import pytest
 
 from review_optimizer_dagster.cli import main
 from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.defs import automation
+from review_optimizer_dagster.defs.resources import HomeFolder
+from review_optimizer_dagster.storage.warehouse import Warehouse
 from review_optimizer_dagster_tests.conftest import DAY, deliver, query, reviews
 
 Run = Callable[..., dict[str, Any]]
 NEXT = DAY + timedelta(days=1)
+
+
+def _look(home: Home) -> str | None:
+    """What the sensor says."""
+    said = automation.quality_alerts(
+        dg.build_sensor_context(),
+        home_folder=HomeFolder(folder=str(home.folder)),
+        warehouse=Warehouse(database=str(home.warehouse)),
+    )
+    assert isinstance(said, dg.SkipReason)
+    return said.skip_message
 
 
 def _write_gold(path: Path, rows: list[dict[str, Any]]) -> str:
@@ -42,6 +58,10 @@ def test_a_poisoned_category_is_named_stopped_and_asked_anew(
     (told,) = [alert for alert in failed["alerts"] if alert["kind"] == "gate"]
     assert "gpt-6-luna in Books (20 of 40 wrong)" in told["message"]
     assert "ask 40 texts anew" in told["message"]
+
+    assert _look(home) == "no news of quality"
+    shutil.rmtree(home.journal / "state")  # as if the run had ended before it could tell
+    assert _look(home) == "raised: acme 2026-03-04, acme 2026-03-04"
 
     with pytest.raises(SystemExit) as ended:
         main(["gate", "--date", DAY.isoformat(), "--json", str(tmp_path / "gate.json")])
