@@ -125,6 +125,7 @@ def test_a_wrong_entry_answers_no_more_and_a_reference_audits_the_day(
     assert again["hits"]["l3_exact"] + again["hits"]["l1"] == 42
 
 
+@pytest.mark.campaign
 def test_what_people_correct_is_archived_as_they_say_and_no_recheck_takes_it_back(
     home: Home, run_day: Run, tmp_path: Path
 ) -> None:

@@ -428,6 +428,7 @@ def test_an_answer_does_not_outlive_its_taxonomy(home: Home, run_day: Run) -> No
     assert missed == [10, 0, 0, 10]
 
 
+@pytest.mark.campaign
 def test_what_rechecks_found_is_shown_and_running_again_changes_nothing(
     answered: Home, run_day: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -10,6 +10,7 @@ from fractions import Fraction
 from threading import Barrier
 
 import polars as pl
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -213,6 +214,7 @@ def _booked(
     )
 
 
+@pytest.mark.campaign
 @settings(max_examples=60, deadline=None)
 @given(states=st.lists(days(), min_size=2, max_size=5))
 def test_whatever_becomes_of_a_day_its_ledger_sums_to_its_requests(
