@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from typing import Any
 
@@ -10,6 +11,7 @@ from review_optimizer_dagster.alerts.rules import (
     MILLIONTHS,
     Alert,
     News,
+    Severity,
     alert_id,
     condition_recovery,
 )
@@ -18,77 +20,87 @@ from review_optimizer_dagster.truth.accuracy import Standing
 QUALITY = "quality"
 
 
-def parts_news(
-    tenant: str,
-    day: date,
-    taxonomy: str,
-    threshold: float,
-    simulated: bool,
-    below: Sequence[Mapping[str, Any]],
-) -> list[News]:
+@dataclass(frozen=True)
+class About:
+    """Whose accuracy it is, of which day, and what was asked for."""
+
+    tenant: str
+    day: date
+    taxonomy: str
+    threshold: float
+    simulated: bool
+
+    def episode(self, what: str) -> str:
+        """The episode of a condition; simulated answers have their own."""
+        kind = "simulated" if self.simulated else "real"
+        return f"{what}:{kind}:{self.tenant}:{self.taxonomy}"
+
+    def over(self, what: str, message: str) -> News:
+        """That a condition does not hold on the day."""
+        now = datetime.now(UTC)
+        return condition_recovery(self.episode(what), message, now, after=self.day.isoformat())
+
+    def raised(
+        self, what: str, since: date, severity: Severity, upper: float, message: str
+    ) -> News:
+        """That a condition has held since a day; told once for as long as it does.
+
+        Its id has that day, so that whoever looks at any of its days later raises nothing new.
+        """
+        parts = (QUALITY, what, self.tenant, since, self.threshold, self.taxonomy, self.simulated)
+        return Alert(
+            alert_id=alert_id(*parts),
+            kind=QUALITY,
+            tenant=self.tenant,
+            period=self.day.isoformat(),
+            threshold=round(self.threshold * 100),
+            severity=severity,
+            message=message,
+            raised_at=datetime.now(UTC),
+            value=round(upper * MILLIONTHS),
+            limit=round(self.threshold * MILLIONTHS),
+            simulated=self.simulated,
+            episode=self.episode(what),
+        )
+
+
+def parts_news(about: About, below: Sequence[Mapping[str, Any]], since: date) -> News:
     """That parts of a tenant's day are below the threshold beyond doubt, or that none is any more.
 
-    below: rows of CELLS. One alert for as long as it goes on, whichever parts they are.
+    below: rows of CELLS; since: the first of the days in a row that had any.
     """
-    episode = f"parts:{'simulated' if simulated else 'real'}:{tenant}:{taxonomy}"
-    now = datetime.now(UTC)
+    tenant, day, threshold = about.tenant, about.day, about.threshold
     if not below:
-        message = f"no class, category or level of {tenant} is below {threshold:.0%} on {day}"
-        return [condition_recovery(episode, message, now, after=day.isoformat())]
-    worst = min(below, key=lambda row: row["upper"])
+        message = f"no class, category or level of {tenant} is below {threshold:.2%} on {day}"
+        return about.over("parts", message)
     named = ", ".join(
         f"{row['dimension']} {row['name'] or '(none)'} ({row['correct']:,} of {row['n']:,})"
         for row in below
     )
-    return [
-        Alert(
-            alert_id=alert_id(QUALITY, "parts", tenant, day, threshold, taxonomy),
-            kind=QUALITY,
-            tenant=tenant,
-            period=day.isoformat(),
-            threshold=round(threshold * 100),
-            severity="warning",
-            message=f"parts of {tenant} are less accurate than {threshold:.2%} on {day}, beyond "
-            f"doubt: {named}. What a category among them was answered is published as not "
-            "verified, and not archived",
-            raised_at=now,
-            value=round(worst["upper"] * MILLIONTHS),
-            limit=round(threshold * MILLIONTHS),
-            simulated=simulated,
-            episode=episode,
-            recurs=True,
-        )
-    ]
+    message = (
+        f"parts of {tenant} are less accurate than {threshold:.2%} on {day}, beyond doubt: "
+        f"{named}. What a category among them was answered is published as not verified, and not "
+        "archived"
+    )
+    worst = min(row["upper"] for row in below)
+    return about.raised("parts", since, "warning", worst, message)
 
 
-def standing_news(
-    tenant: str, day: date, taxonomy: str, threshold: float, simulated: bool, standing: Standing
-) -> list[News]:
-    """That all days together are below the threshold, by bounds that hold at every look."""
-    episode = f"standing:{'simulated' if simulated else 'real'}:{tenant}:{taxonomy}"
-    now = datetime.now(UTC)
+def standing_news(about: About, standing: Standing, since: date) -> News:
+    """That all days together are below the threshold, by bounds that hold at every look.
+
+    since: the first of the days in a row that said so.
+    """
     counted = (
         f"{standing.correct:,} of {standing.texts:,} texts right over {standing.days} days "
         f"({standing.lower:.2%} to {standing.upper:.2%})"
     )
+    whose = f"all days of {about.tenant} together are"
     if standing.verdict != "failed":
-        message = f"all days of {tenant} together are no longer below {threshold:.2%}: {counted}"
-        return [condition_recovery(episode, message, now, after=day.isoformat())]
-    return [
-        Alert(
-            alert_id=alert_id(QUALITY, "standing", tenant, day, threshold, taxonomy),
-            kind=QUALITY,
-            tenant=tenant,
-            period=day.isoformat(),
-            threshold=round(threshold * 100),
-            severity="critical",
-            message=f"all days of {tenant} together are less accurate than {threshold:.2%}, "
-            f"whatever single days were let through: {counted}",
-            raised_at=now,
-            value=round(standing.upper * MILLIONTHS),
-            limit=round(threshold * MILLIONTHS),
-            simulated=simulated,
-            episode=episode,
-            recurs=True,
-        )
-    ]
+        message = f"{whose} no longer below {about.threshold:.2%}: {counted}"
+        return about.over("standing", message)
+    message = (
+        f"{whose} less accurate than {about.threshold:.2%}, whatever single days were let through: "
+        f"{counted}"
+    )
+    return about.raised("standing", since, "critical", standing.upper, message)

@@ -6,7 +6,7 @@ from datetime import date
 import dagster as dg
 import polars as pl
 
-from review_optimizer_dagster.alerts.accuracy import parts_news, standing_news
+from review_optimizer_dagster.alerts.accuracy import About, parts_news, standing_news
 from review_optimizer_dagster.alerts.rules import News, gate_alert, gate_recovery
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.quality import VERDICTS, Asked, Gate, gate, overall
@@ -105,7 +105,7 @@ def gate_checks(
         with connection.transaction():
             verdicts = keep(connection, home_folder.home, day, judged)
         drift = judge_drift(connection, home_folder.home.settings.drift, day)
-        news = [*gate_news(judged.cells, verdicts, day), *drift.news]
+        news = [*gate_news(connection, judged.cells, verdicts, day), *drift.news]
         note_alerts(context.log, home_folder, connection, news)
         end_blocked(context.log, home_folder, connection, day)
         wrong = gate_storage.wrong_reviews(connection, day)
@@ -171,10 +171,13 @@ def keep(connection: Connection, home: Home, day: date, judged: Gate) -> pl.Data
 def stored_news(connection: Connection, day: date) -> list[News]:
     """What the stored verdicts of a day say, as the gate's step told it."""
     cells = partition.of_day(connection, "accuracy_cells", day)
-    return gate_news(cells, partition.of_day(connection, "gate_verdicts", day), day)
+    verdicts = partition.of_day(connection, "gate_verdicts", day)
+    return gate_news(connection, cells, verdicts, day)
 
 
-def gate_news(cells: pl.DataFrame, verdicts: pl.DataFrame, day: date) -> list[News]:
+def gate_news(
+    connection: Connection, cells: pl.DataFrame, verdicts: pl.DataFrame, day: date
+) -> list[News]:
     """The alerts of what failed; and of the rest, that it recovered if it had failed before.
 
     cells: CELLS; verdicts: as `keep` stores them.
@@ -192,12 +195,13 @@ def gate_news(cells: pl.DataFrame, verdicts: pl.DataFrame, day: date) -> list[Ne
             news.append(gate_recovery(tenant, day, taxonomy, verdict, detail))
         if row["truth"] not in DECIDING:
             continue  # nothing is known of the day, neither that it is bad nor that it is not
-        about = (tenant, day, taxonomy, threshold, simulated)
+        about = About(tenant, day, taxonomy, threshold, simulated)
+        since = gate_storage.bad_since(connection, day, tenant, taxonomy, simulated)
         if not failed:  # whose parts are told by the alert of the whole
             of_tenant = cells.filter(tenant=tenant, taxonomy=taxonomy, truth=row["truth"])
-            news += parts_news(*about, of_tenant.filter("below").rows(named=True))
+            news.append(parts_news(about, of_tenant.filter("below").rows(named=True), since.parts))
         stands = Standing(**{name: row[f"standing_{name}"] for name in Standing._fields})
-        news += standing_news(*about, stands)
+        news.append(standing_news(about, stands, since.standing))
     return news
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import date, datetime
+from typing import NamedTuple
 
 import polars as pl
 
@@ -64,6 +65,43 @@ def standing_counts(
     )
     days, texts, correct = (int(str(value)) for value in rows[0])
     return days, texts, correct
+
+
+class BadSince(NamedTuple):
+    """The first of the days in a row, up to one, on which a condition held; that one, if none."""
+
+    parts: date
+    standing: date
+
+
+def bad_since(
+    connection: Connection, day: date, tenant: str, taxonomy: str, simulated: bool
+) -> BadSince:
+    """Since when parts of a tenant's days are below, and since when all days together are.
+
+    Days that nothing is known of do not end a row of days.
+    """
+    rows = connection.rows(
+        """
+        WITH judged AS (
+            SELECT v.day, v.standing_verdict = 'failed' AS standing,
+                v.verdict <> 'failed' AND v.day IN (
+                    SELECT c.day FROM accuracy_cells c
+                    WHERE c.below AND c.tenant = $tenant AND c.taxonomy = $taxonomy
+                        AND c.truth = v.truth) AS parts
+            FROM gate_verdicts v
+            WHERE v.day <= $day AND v.tenant = $tenant AND v.taxonomy = $taxonomy
+                AND v.simulated = $simulated AND v.truth IN ('labels', 'audits'))
+        SELECT min(day) FILTER (WHERE parts AND day > coalesce((
+                SELECT max(day) FROM judged WHERE NOT parts), DATE '0001-01-01')),
+            min(day) FILTER (WHERE standing AND day > coalesce((
+                SELECT max(day) FROM judged WHERE NOT standing), DATE '0001-01-01'))
+        FROM judged
+        """,
+        {"day": day, "tenant": tenant, "taxonomy": taxonomy, "simulated": simulated},
+    )
+    parts, standing = (each if isinstance(each, date) else day for each in rows[0])
+    return BadSince(parts, standing)
 
 
 def judged_days(connection: Connection, most: int) -> list[date]:

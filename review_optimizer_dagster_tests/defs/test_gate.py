@@ -153,3 +153,22 @@ def test_what_people_correct_is_archived_as_they_say_and_no_recheck_takes_it_bac
     assert (second["audits"], second["audits_disagreed"]) == (60, 3)
     assert (second["misses"], second["accuracy"]["correct"]) == (0, 60)
     assert query(home, "SELECT * FROM withdrawn_entries").is_empty()
+
+
+@pytest.mark.campaign
+def test_the_sensor_tells_a_condition_once_though_a_later_day_ended_it(
+    home: Home, run_day: Run, tmp_path: Path
+) -> None:
+    """Looking back at the bad day each minute must not raise it anew after each recovery."""
+    home.folder.mkdir(parents=True)
+    home.tenants_file.write_text('[engine]\nname = "simulator"\n[tenants.acme]\n')
+    rows = reviews(0, 200) + reviews(200, 214, category="Books")
+    answers = _write_gold(tmp_path / "gold.jsonl", rows)
+    deliver(home, rows)
+    first = run_day(answers=answers, flips={"Books": 0.6})
+    assert [a["kind"] for a in first["alerts"] if a["kind"] == "quality"] == ["quality"]
+    more = reviews(300, 400)
+    deliver(home, more, NEXT)
+    second = run_day(NEXT, answers=_write_gold(tmp_path / "more.jsonl", more))
+    assert [a["kind"] for a in second["alerts"] if a["kind"] == "quality"] == ["quality"]
+    assert [_look(home), _look(home)] == ["no news of quality"] * 2

@@ -134,3 +134,21 @@ def test_references_tell_what_is_in_the_raw_reviews_and_in_the_ledger(
         "unpaid": (True, False),
         "unknown": (False, False),
     }
+
+
+def test_a_condition_has_its_first_day_whoever_looks_later(warehouse: Connection) -> None:
+    """Its alert is named by that day: told once, and never again by a sensor that looks back."""
+    common = {"tenant": "acme", "taxonomy": "reviews", "simulated": False, "truth": "labels"}
+    days = [DAY + timedelta(days=number) for number in range(5)]
+    for day, below, standing in zip(
+        days, (True, False, True, True, False), ("inconclusive", *["failed"] * 4), strict=True
+    ):
+        verdict = common | {"verdict": "passed", "standing_verdict": standing}
+        warehouse.append("gate_verdicts", pl.DataFrame([verdict]), day=day)
+        warehouse.append("accuracy_cells", pl.DataFrame([common | {"below": below}]), day=day)
+
+    def since(day: Any) -> gate.BadSince:
+        return gate.bad_since(warehouse, day, "acme", "reviews", False)
+
+    assert [since(day)[0] for day in days] == [days[0], days[1], days[2], days[2], days[4]]
+    assert [since(day)[1] for day in days] == [days[0], *[days[1]] * 4]
