@@ -69,6 +69,11 @@ class Home:
     def published(self) -> Path:
         return self.folder / "published"
 
+    @property
+    def reports(self) -> Path:
+        """Where dashboards and statements are written."""
+        return self.folder / "reports"
+
     def pattern_file(self, version: str) -> Path:
         """Where the weights of a learned pattern are."""
         return self.folder / "patterns" / f"{version}.npz"
