@@ -1,16 +1,21 @@
-"""The tenants.toml that `review-optimizer init` writes: every key, explained by the settings."""
+"""Every key of tenants.toml, explained by the settings: as `init` writes it, and as a table."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from datetime import date
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from review_optimizer_dagster.alerts.settings import AlertSettings, ChannelSettings
-from review_optimizer_dagster.settings import Settings, TenantSettings
+from review_optimizer_dagster.settings import (
+    EngineSettings,
+    Settings,
+    TenantSettings,
+    TierSettings,
+)
 
 _HEADER = """\
 # review-optimizer: who the tenants are, and how their reviews are answered.
@@ -73,6 +78,54 @@ def commented_settings() -> str:
         parts.append(f"\n# {(model.__doc__ or '').strip()}\n[tenants.acme.{key}]\n")
         parts += [_commented_key(name, each) for name, each in model.model_fields.items()]
     return "".join(parts)
+
+
+def settings_reference() -> str:
+    """Every key with its default and meaning, a Markdown table a table of tenants.toml."""
+    return "\n".join(
+        f"**`{heading}`** {meaning}\n\n| key | default | |\n| --- | --- | --- |\n"
+        + "".join(_reference_row(name, field) for name, field in keys.items())
+        for heading, meaning, keys in _tables()
+    )
+
+
+def _tables() -> Iterator[tuple[str, str, dict[str, FieldInfo]]]:
+    """Heading, meaning and plain keys of every table, those without one first."""
+
+    def parts(model: type[BaseModel]) -> tuple[dict[str, FieldInfo], dict[str, type[BaseModel]]]:
+        tables = {
+            name: field.annotation
+            for name, field in model.model_fields.items()
+            if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        }
+        return {k: f for k, f in model.model_fields.items() if k not in tables}, tables
+
+    def meaning(model: type[BaseModel]) -> str:
+        return " ".join((model.__doc__ or "").partition(": ")[2].split())
+
+    keys, tables = parts(Settings)
+    del keys["tenants"]
+    yield "at the top", "of the file.", keys
+    for name, model in tables.items():
+        yield f"[{name}]", meaning(model), parts(model)[0]
+        if model is EngineSettings:
+            yield "[[engine.tiers]]", meaning(TierSettings), parts(TierSettings)[0]
+        if model is AlertSettings:
+            yield "[[alerts.channels]]", meaning(ChannelSettings), parts(ChannelSettings)[0]
+    keys, tables = parts(TenantSettings)
+    yield "[tenants.NAME]", meaning(TenantSettings), keys
+    for name, model in tables.items():
+        yield f"[tenants.NAME.{name}]", meaning(model), parts(model)[0]
+
+
+def _reference_row(name: str, field: FieldInfo) -> str:
+    if field.is_required():
+        default = "required"
+    else:
+        value = field.get_default(call_default_factory=True)
+        default = "" if value is None else f"`{_toml(value)}`"
+    text = (field.description or "").replace("|", "\\|")
+    return f"| `{name}` | {default} | {text} |\n"
 
 
 def _channel_tables() -> str:
