@@ -16,12 +16,12 @@ from review_optimizer_dagster.defs import (
     publishing,
     service,
 )
+from review_optimizer_dagster.defs.catalogue import described, with_code
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder
 from review_optimizer_dagster.monitors.service import promises
 from review_optimizer_dagster.settings import TenantSettings
 from review_optimizer_dagster.storage.warehouse import Warehouse
 
-_OWNERS = ["team:reviews"]
 _MODULES = [ingestion, caching, classification, money, gate, publishing, patterns, service]
 
 
@@ -40,12 +40,12 @@ def publication_freshness(home: Home) -> dg.FreshnessPolicy:
     )
 
 
-def _completed(spec: dg.AssetSpec, freshness: dg.FreshnessPolicy) -> dg.AssetSpec:
-    """An asset with its owners, and the one that analysts wait for with its freshness."""
-    owned = spec.replace_attributes(owners=_OWNERS)
+def _completed(spec: dg.AssetSpec, home: Home, freshness: dg.FreshnessPolicy) -> dg.AssetSpec:
+    """An asset as the catalogue has it, and the one that analysts wait for with its freshness."""
+    shown = described(spec, home)
     if spec.key != dg.AssetKey("published_results"):
-        return owned
-    return owned.replace_attributes(freshness_policy=freshness)
+        return shown
+    return shown.replace_attributes(freshness_policy=freshness)
 
 
 def definitions_of(home: Home) -> dg.Definitions:
@@ -53,7 +53,7 @@ def definitions_of(home: Home) -> dg.Definitions:
     freshness = publication_freshness(home)
     return dg.Definitions(
         assets=[
-            asset.map_asset_specs(lambda spec: _completed(spec, freshness))
+            with_code(asset).map_asset_specs(lambda spec: _completed(spec, home, freshness))
             for asset in dg.load_assets_from_modules(_MODULES)
             if isinstance(asset, dg.AssetsDefinition)
         ],

@@ -14,6 +14,7 @@ from review_optimizer_dagster.alerts.rules import pattern_alert
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core import patterns
 from review_optimizer_dagster.core.cache import ENTRIES, ReviewCache
+from review_optimizer_dagster.defs import charts
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.embedding import (
     KeptEmbeddings,
@@ -22,14 +23,14 @@ from review_optimizer_dagster.defs.embedding import (
     Purpose,
     maker_of,
 )
-from review_optimizer_dagster.defs.metadata import share, table, usd
+from review_optimizer_dagster.defs.metadata import figures, rows_of_day, share, table, usd
 from review_optimizer_dagster.defs.money import book_late
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder, step, utc_now
 from review_optimizer_dagster.learning.classifier import TextClassifier
 from review_optimizer_dagster.learning.stack import StackedClassifier, load_pattern
 from review_optimizer_dagster.settings import CacheSettings
-from review_optimizer_dagster.storage import learning, partition
+from review_optimizer_dagster.storage import history, learning, partition
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.taxonomies import Taxonomy
 
@@ -342,10 +343,23 @@ def category_patterns(
             note_alerts(context.log, home_folder, connection, due)
             certificates = partition.of_day(connection, "pattern_certificates", day)
             seconds = learning.training_seconds(connection, day)
+            past = history.error_bounds(connection, day, charts.DAYS)
     return dg.MaterializeResult(
         metadata={
-            "training_seconds": seconds,
+            **rows_of_day(certificates.height),
+            **figures(
+                training_seconds=seconds,
+                error_bound=past["bound"].get(day),
+                training_usd=sum(float(row["training_usd"]) for row in learnt),
+            ),
             "serving": certificates.filter(status="serving").height,
+            "last_days": charts.history(
+                day,
+                {
+                    "labels served": (past["serving"], "{:,.0f}".format),
+                    "largest error bound": (past["bound"], charts.percent),
+                },
+            ),
             "scopes": table(learnt),
             "certificates": table(
                 certificates.with_columns(scope=pl.col("identity").str.split("|").list.first())

@@ -47,7 +47,7 @@ class Table:
         return tuple(self._columns.values())
 
     def _add(self, name: str, kind: str) -> None:
-        kind = kind.strip()
+        kind = kind.strip().replace(", ", ",")
         self._columns.setdefault(name, Column(name, _TYPES.get(kind, kind), None))
 
 

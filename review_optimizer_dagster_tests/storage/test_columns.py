@@ -67,5 +67,5 @@ def test_it_reads_quotes_remarks_and_dropped_columns_as_duckdb_does(tmp_path: Pa
 @pytest.mark.parametrize("statement", ["DROP TABLE things", "CREATE TABLE IF NOT EXISTS t (day)"])
 def test_what_it_does_not_understand_is_an_error(statement: str) -> None:
     """Left out without a word, a column would be missing in the UI."""
-    with pytest.raises(ValueError, match="that this reads|no column of"):
+    with pytest.raises(ValueError, match=r"that this reads|no column of"):
         columns.read_schema(statement)
