@@ -16,8 +16,10 @@ from review_optimizer_dagster.defs import (
     publishing,
     service,
 )
+from review_optimizer_dagster.defs.backfill import backfill
 from review_optimizer_dagster.defs.catalogue import described, with_code
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder
+from review_optimizer_dagster.defs.statements import statement
 from review_optimizer_dagster.monitors.service import promises
 from review_optimizer_dagster.settings import TenantSettings
 from review_optimizer_dagster.storage.warehouse import Warehouse
@@ -58,7 +60,7 @@ def definitions_of(home: Home) -> dg.Definitions:
             if isinstance(asset, dg.AssetsDefinition)
         ],
         asset_checks=dg.load_asset_checks_from_modules(_MODULES),
-        jobs=[automation.daily_reviews],
+        jobs=[automation.daily_reviews, backfill, automation.retrain, statement],
         schedules=[automation.yesterday],
         sensors=[
             automation.inbox_arrivals,

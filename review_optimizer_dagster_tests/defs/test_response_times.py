@@ -229,7 +229,7 @@ def test_response_times_can_be_left_alone(home: Home) -> None:
     _known(home)
     _journal(home, [2_400.0] * 30)
     assert _look(home)[0] == "response times are not judged: latency.enabled is false"
-    off = response_times.response_time_result(nothing_judged(), LatencySettings(enabled=False))
+    off = response_times.response_time_result(nothing_judged(), LatencySettings(enabled=False), DAY)
     assert off.passed
     assert off.description is not None
     assert "not judged" in off.description
