@@ -40,6 +40,10 @@ def _port(text: str) -> int:
     return port
 
 
+def _port_or_none(text: str) -> int:
+    return 0 if text == "0" else _port(text)
+
+
 def _seconds(text: str) -> float:
     seconds = float(text)
     if not 0.0 <= seconds < math.inf:
@@ -100,6 +104,13 @@ def build_parser() -> argparse.ArgumentParser:
     ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
     ui.add_argument("--port", type=_port, default=3000)
     ui.add_argument("--host", default="127.0.0.1")
+    ui.add_argument(
+        "--reports-port",
+        type=_port_or_none,
+        default=3001,
+        metavar="PORT",
+        help="serve reports/ here, on loopback alone (default 3001; 0: not at all)",
+    )
 
     commands.add_parser("init", help="write a commented tenants.toml and make a real home")
 
@@ -274,7 +285,7 @@ def _dispatch(options: argparse.Namespace) -> int:
         if options.command == "tiers":
             return tiers_command(home, options)
         if options.command == "ui":
-            return ui(home, options.host, options.port)
+            return ui(home, options.host, options.port, options.reports_port)
         if options.command == "simulator":
             return serve_simulator(options)
         return init(home)
@@ -408,8 +419,8 @@ def _pattern_scores(home: Home, facts: dict[str, Any]) -> dict[str, tuple[str, f
     return {name: (each.labels[0], float(each.scores[0])) for name, each in judged.items()}
 
 
-def ui(home: Home, host: str, port: int) -> int:
-    """Become `dagster dev` on the home's own instance."""
+def ui(home: Home, host: str, port: int, reports_port: int = 0) -> int:
+    """Become `dagster dev` on the home's own instance, with its reports served beside it."""
     import shutil
     import signal
     import socket
@@ -430,8 +441,25 @@ def ui(home: Home, host: str, port: int) -> int:
     # A shell that starts this in the background has SIGINT ignored, and dagster would inherit it.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     workspace = write_workspace(home)
+    if reports_port:
+        _serve_reports(home, reports_port)
     command = [dagster, "dev", "-w", str(workspace), "-h", host, "-p", str(port)]
     os.execv(dagster, command)  # noqa: S606 (our own arguments)
+
+
+def _serve_reports(home: Home, port: int) -> None:
+    """Serve reports/ beside the UI; without them the UI is as useful as before."""
+    from review_optimizer_dagster.reports_server import start_beside
+
+    home.reports.mkdir(parents=True, exist_ok=True)
+    try:
+        message = f"reports at {start_beside(home.reports, port)}"
+    except OSError as error:
+        message = (
+            f"review-optimizer: reports are not served, since port {port} cannot be used "
+            f"({error.strerror}): give another with --reports-port, or 0 for none"
+        )
+    sys.stderr.write(f"{message}\n")
 
 
 def serve_simulator(options: argparse.Namespace) -> int:

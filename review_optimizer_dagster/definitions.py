@@ -16,12 +16,14 @@ from review_optimizer_dagster.defs import (
     publishing,
     service,
 )
+from review_optimizer_dagster.defs.backfill import backfill
+from review_optimizer_dagster.defs.catalogue import described, with_code
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder
+from review_optimizer_dagster.defs.statements import statement
 from review_optimizer_dagster.monitors.service import promises
 from review_optimizer_dagster.settings import TenantSettings
 from review_optimizer_dagster.storage.warehouse import Warehouse
 
-_OWNERS = ["team:reviews"]
 _MODULES = [ingestion, caching, classification, money, gate, publishing, patterns, service]
 
 
@@ -40,12 +42,12 @@ def publication_freshness(home: Home) -> dg.FreshnessPolicy:
     )
 
 
-def _completed(spec: dg.AssetSpec, freshness: dg.FreshnessPolicy) -> dg.AssetSpec:
-    """An asset with its owners, and the one that analysts wait for with its freshness."""
-    owned = spec.replace_attributes(owners=_OWNERS)
+def _completed(spec: dg.AssetSpec, home: Home, freshness: dg.FreshnessPolicy) -> dg.AssetSpec:
+    """An asset as the catalogue has it, and the one that analysts wait for with its freshness."""
+    shown = described(spec, home)
     if spec.key != dg.AssetKey("published_results"):
-        return owned
-    return owned.replace_attributes(freshness_policy=freshness)
+        return shown
+    return shown.replace_attributes(freshness_policy=freshness)
 
 
 def definitions_of(home: Home) -> dg.Definitions:
@@ -53,12 +55,12 @@ def definitions_of(home: Home) -> dg.Definitions:
     freshness = publication_freshness(home)
     return dg.Definitions(
         assets=[
-            asset.map_asset_specs(lambda spec: _completed(spec, freshness))
+            with_code(asset).map_asset_specs(lambda spec: _completed(spec, home, freshness))
             for asset in dg.load_assets_from_modules(_MODULES)
             if isinstance(asset, dg.AssetsDefinition)
         ],
         asset_checks=dg.load_asset_checks_from_modules(_MODULES),
-        jobs=[automation.daily_reviews],
+        jobs=[automation.daily_reviews, backfill, automation.retrain, statement],
         schedules=[automation.yesterday],
         sensors=[
             automation.inbox_arrivals,

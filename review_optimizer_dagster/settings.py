@@ -432,6 +432,17 @@ class TenantSettings(_Table):
         return int(self.budget_usd * 1_000_000_000)
 
 
+class ReportSettings(_Table):
+    """Where dashboards are read."""
+
+    url: Annotated[str, AfterValidator(_no_credentials)] = Field(
+        default="http://127.0.0.1:3001/",
+        pattern=r"^https?://[^\s/]+(/\S*)?$",
+        description="Address of the reports folder: what links in the UI begin with. "
+        "`review-optimizer ui` serves it at the default.",
+    )
+
+
 class Settings(_Table):
     """tenants.toml as a whole. Every key has a default, so an empty table is valid."""
 
@@ -449,6 +460,7 @@ class Settings(_Table):
     service: ServiceSettings = Field(default_factory=ServiceSettings)
     latency: LatencySettings = Field(default_factory=LatencySettings)
     alerts: AlertSettings = Field(default_factory=AlertSettings)
+    reports: ReportSettings = Field(default_factory=ReportSettings)
     tenants: Mapping[Annotated[str, Field(pattern=TENANT_NAME)], TenantSettings] = Field(
         default_factory=dict, description="Name to settings."
     )

@@ -18,9 +18,9 @@ from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.batching import plan_batches
 from review_optimizer_dagster.core.classifier import ANSWERS, Readout, classify, still_asked
 from review_optimizer_dagster.core.costs import REFERENCE
-from review_optimizer_dagster.defs import audits
+from review_optimizer_dagster.defs import audits, charts
 from review_optimizer_dagster.defs.alerting import budget_watch, note_alerts
-from review_optimizer_dagster.defs.metadata import table, usd
+from review_optimizer_dagster.defs.metadata import figures, rows_of_day, table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.patterns import scopes
 from review_optimizer_dagster.defs.resources import (
@@ -33,7 +33,7 @@ from review_optimizer_dagster.defs.resources import (
 from review_optimizer_dagster.defs.response_times import SPEC, response_time_result, watch_day
 from review_optimizer_dagster.defs.sampling import quality_watch, store_samples
 from review_optimizer_dagster.storage import audits as audit_storage
-from review_optimizer_dagster.storage import learning, partition
+from review_optimizer_dagster.storage import history, learning, partition
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster.storage.rechecks import chance_sample, contradictions, judge
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
@@ -71,6 +71,7 @@ def batch_plan(
     sizes = plan.group_by("batch_id").len()["len"]
     return dg.MaterializeResult(
         metadata={
+            **rows_of_day(plan.height),
             "texts": plan.height,
             "batches": len(sizes),
             "largest_batch": int(sizes.max() or 0),  # type: ignore[arg-type]  # a count
@@ -130,13 +131,14 @@ def batch_classifications(
             settings = home_folder.home.settings.latency
             judged, slow = watch_day(connection, settings, paid.requests, day)
             note_alerts(context.log, home_folder, connection, [*due, *slow])
+            past = history.latencies(connection, day, charts.DAYS)
     yield dg.MaterializeResult(
-        metadata=figures(before, paid, answers) | samples,
-        check_results=[response_time_result(judged, settings)],
+        metadata=sent_figures(before, paid, answers) | samples | response_times(past, day),
+        check_results=[response_time_result(judged, settings, day)],
     )
 
 
-def figures(before: Readout, paid: Readout, answers: pl.DataFrame) -> dict[str, Any]:
+def sent_figures(before: Readout, paid: Readout, answers: pl.DataFrame) -> dict[str, Any]:
     """What the step did, as the UI shows it.
 
     answers: ANSWERS with purpose; before and paid: the journal before and after the step.
@@ -145,14 +147,15 @@ def figures(before: Readout, paid: Readout, answers: pl.DataFrame) -> dict[str, 
     misses = answers.filter(purpose="classification")
     counts = dict(misses.group_by("status").len().iter_rows())
     return {
+        **rows_of_day(answers.height),
         "labelled": counts.get("labelled", 0),
         "failed": counts.get("failed", 0),
         "deferred": counts.get("deferred", 0),
         "rechecks_that_agree": answers.height - misses.height,
         "requests": paid.requests.height,
-        "cost_usd": usd(int(paid.requests["cost_nanos"].sum())),
+        **figures(cost_usd=usd(int(paid.requests["cost_nanos"].sum()))),
         "requests_of_this_run": new.height,
-        "cost_usd_of_this_run": usd(int(new["cost_nanos"].sum())),
+        **figures(cost_usd_of_this_run=usd(int(new["cost_nanos"].sum()))),
         "tiers": table(
             paid.requests.filter(pl.col("tier").is_not_null())
             .group_by("tier", "model_requested", "way")
@@ -171,6 +174,16 @@ def figures(before: Readout, paid: Readout, answers: pl.DataFrame) -> dict[str, 
             .agg(requests=pl.len(), reviews=pl.col("reviews").sum())
             .sort("requests", descending=True)
             .rows(named=True)
+        ),
+    }
+
+
+def response_times(past: Mapping[str, history.Series], day: date) -> dict[str, Any]:
+    """How long the day's requests took, for a plot, and those of the days before as a chart."""
+    return {
+        **figures(latency_p50_ms=past["p50"].get(day), latency_p95_ms=past["p95"].get(day)),
+        "last_days": charts.history(
+            day, {f"latency {name}": (past[name], charts.milliseconds) for name in ("p50", "p95")}
         ),
     }
 

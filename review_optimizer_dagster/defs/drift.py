@@ -12,7 +12,7 @@ import polars as pl
 
 from review_optimizer_dagster.alerts.drift import drift_news
 from review_optimizer_dagster.alerts.rules import News
-from review_optimizer_dagster.defs.metadata import table
+from review_optimizer_dagster.defs.metadata import MOST_ROWS, failing, rounded, table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.monitors.drift import days_needed, judge, shares, strongest
 from review_optimizer_dagster.monitors.profile import profile
@@ -28,7 +28,6 @@ DRIFT_CHECK = dg.AssetCheckSpec(
     description="Labels, text lengths, languages, words, categories, cache levels and rechecks of "
     "the day and of its week, compared with the weeks before. It warns, and stops nothing.",
 )
-_ROWS = 200  # of a table in the UI; the warehouse has them all
 
 
 @dataclass(frozen=True)
@@ -73,13 +72,14 @@ def _check(
         )
     alarmed = strongest(tests)
     who = ", ".join(alarmed["tenant"].unique(maintain_order=True).to_list())
-    moved = shares(profiles, alarmed, day).head(_ROWS)
+    moved = shares(profiles, alarmed, day)
+    of_day = f"WHERE day = '{day}'"
     metadata = {
         "tests": tests.height,
         "alarms": alarmed.height,
-        "smallest_p": float(str(tests["p_value"].min())),
-        "signals": table(alarmed.head(_ROWS).rows(named=True)),
-        "shares": table(moved.rows(named=True)),
+        "smallest_p": rounded("p", float(str(tests["p_value"].min()))),
+        **failing("signals", alarmed, f"FROM drift_tests {of_day} AND alarm"),
+        "shares": table(moved.head(MOST_ROWS).rows(named=True)),
     }
     return _result(
         alarmed.is_empty(),

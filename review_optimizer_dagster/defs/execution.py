@@ -112,7 +112,11 @@ def _is_alive(pid: int) -> bool:
 
 
 def run_partition(
-    instance: DagsterInstance, job: dg.JobDefinition, day: date, engine: Mapping[str, Any]
+    instance: DagsterInstance,
+    job: dg.JobDefinition,
+    day: date,
+    engine: Mapping[str, Any],
+    tags: Mapping[str, str] | None = None,
 ) -> Outcome:
     """Run the job for one day in this process; the engine's config as the Launchpad takes it.
 
@@ -123,7 +127,7 @@ def run_partition(
         partition_key=day.isoformat(),
         instance=instance,
         raise_on_error=False,
-        tags={_PID_TAG: str(os.getpid()), _HOST_TAG: socket.gethostname()},
+        tags={_PID_TAG: str(os.getpid()), _HOST_TAG: socket.gethostname(), **(tags or {})},
         run_config={
             "resources": {"engine": {"config": dict(engine)}},
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},

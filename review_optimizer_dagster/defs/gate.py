@@ -1,6 +1,7 @@
 """The results of a day, and the gate that decides whether they may leave."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from datetime import date
 
 import dagster as dg
@@ -10,15 +11,26 @@ from review_optimizer_dagster.alerts.accuracy import About, parts_news, standing
 from review_optimizer_dagster.alerts.rules import News, gate_alert, gate_recovery
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.quality import VERDICTS, Asked, Gate, gate, overall
+from review_optimizer_dagster.defs import charts
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.drift import DRIFT_CHECK, judge_drift
-from review_optimizer_dagster.defs.metadata import share, table
+from review_optimizer_dagster.defs.metadata import (
+    MOST_ROWS,
+    failing,
+    figures,
+    hit_rates,
+    rows_of_day,
+    share,
+    table,
+)
 from review_optimizer_dagster.defs.partitions import DAILY
+from review_optimizer_dagster.defs.publishing import accuracy, accuracy_chart
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
 from review_optimizer_dagster.defs.service import end_blocked
 from review_optimizer_dagster.storage import gate as gate_storage
-from review_optimizer_dagster.storage import partition
+from review_optimizer_dagster.storage import history, partition
 from review_optimizer_dagster.storage.labels import read_labels
+from review_optimizer_dagster.storage.summary import HIT_LEVELS
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.truth.accuracy import Standing, standing
 from review_optimizer_dagster.truth.causes import blame
@@ -32,6 +44,10 @@ STANDINGS = {
     "standing_upper": pl.Float64(),
     "standing_verdict": pl.String(),
 }
+_CONTRACT_ROWS = dict.fromkeys(
+    ("tenant", "taxonomy", "broken", "column", "rows", "examples"), pl.String()
+) | {"rows": pl.Int64()}
+_MOST_CELLS = 200  # of a dimension; `accuracy_cells` has them all
 _SHOWN_CELLS = ("truth", "dimension", "name", "n", "correct", "accuracy", "lower", "upper", "below")
 
 
@@ -54,16 +70,27 @@ def review_results(
         results = partition.assembled_results(connection, day)
         with connection.transaction():
             connection.replace("review_results", results, day)
+        past = history.hit_rates(connection, day, charts.DAYS)
     counts = results.group_by("level", "status").len("reviews").sort("level", "status")
-    hits = results.filter(pl.col("level").is_in(["model", "none"]).not_()).height
+    of_level = dict(results.group_by("level").len().iter_rows())
+    unlabelled = results.filter(pl.col("status") != "labelled").height
     return dg.MaterializeResult(
         metadata={
+            **rows_of_day(results.height),
             "reviews": results.height,
-            "hit_rate": share(hits, results.height),
-            "unlabelled": results.filter(pl.col("status") != "labelled").height,
+            **hit_rates(of_level, HIT_LEVELS),
+            **figures(served_share=share(results.height - unlabelled, results.height)),
+            "unlabelled": unlabelled,
             "human_labels": results.filter(pl.col("truth_origin") == "human").height,
             "quarantined_labels": known.quarantined,
             "levels": table(counts.rows(named=True)),
+            "last_days": charts.history(
+                day,
+                {
+                    name if name == "served" else f"hits of {name}": (series, charts.percent)
+                    for name, series in past.items()
+                },
+            ),
         }
     )
 
@@ -108,11 +135,15 @@ def gate_checks(
         news = [*gate_news(connection, judged.cells, verdicts, day), *drift.news]
         note_alerts(context.log, home_folder, connection, news)
         end_blocked(context.log, home_folder, connection, day)
-        wrong = gate_storage.wrong_reviews(connection, day)
-        causes = partition.of_day(connection, "gate_causes", day)
+        shown = Shown(
+            day,
+            gate_storage.wrong_reviews(connection, day, MOST_ROWS),
+            partition.of_day(connection, "gate_causes", day),
+            history.accuracies(connection, day, charts.DAYS),
+        )
     yield drift.result
-    yield contract_result(judged)
-    yield quality_result(judged, verdicts, wrong, causes)
+    yield contract_result(judged, day)
+    yield quality_result(judged, verdicts, shown)
 
 
 def judge_day(connection: Connection, home_folder: HomeFolder, day: date) -> Gate:
@@ -205,33 +236,60 @@ def gate_news(
     return news
 
 
-def contract_result(judged: Gate) -> dg.AssetCheckResult:
+@dataclass(frozen=True)
+class Shown:
+    """What the check shows beside the verdicts."""
+
+    day: date
+    wrong: pl.DataFrame
+    """The first reviews whose labels a truth contradicts."""
+    causes: pl.DataFrame
+    """What failed tenant-days come from."""
+    past: Mapping[str, history.Series]
+    """`history.accuracies`."""
+
+
+def contract_result(judged: Gate, day: date) -> dg.AssetCheckResult:
     """The contract of all tenants as one check, with the rows that break it."""
     failures = [
-        {"tenant": tenant, "taxonomy": taxonomy, "broken": str(failure)}
+        {
+            "tenant": tenant,
+            "taxonomy": taxonomy,
+            "broken": failure.expectation,
+            "column": failure.column,
+            "rows": failure.unexpected,
+            "examples": "; ".join(failure.examples),
+        }
         for (tenant, taxonomy), contract in judged.contracts.items()
         for failure in contract.failures
     ]
+    rows = pl.DataFrame(failures, schema=_CONTRACT_ROWS)
     return dg.AssetCheckResult(
         check_name="contract",
         asset_key="review_results",
         passed=not failures,
         severity=dg.AssetCheckSeverity.ERROR,
-        metadata={"tenants": len(judged.contracts), "failures": table(failures)},
+        description="; ".join(
+            f"{tenant}: {failure}"
+            for (tenant, _), contract in judged.contracts.items()
+            for failure in contract.failures
+        )
+        or "every row keeps it",
+        metadata={
+            "tenants": len(judged.contracts),
+            **failing("failures", rows, f"FROM review_results WHERE day = '{day}'"),
+        },
     )
 
 
-def quality_result(
-    judged: Gate, verdicts: pl.DataFrame, wrong: pl.DataFrame, causes: pl.DataFrame
-) -> dg.AssetCheckResult:
-    """The verdicts as one check: it blocks where no tenant is left to publish.
-
-    wrong: reviews whose labels a truth contradicts; causes: what failed tenant-days come from.
-    """
+def quality_result(judged: Gate, verdicts: pl.DataFrame, about: Shown) -> dg.AssetCheckResult:
+    """The verdicts as one check: it blocks where no tenant is left to publish."""
     failed = verdicts.filter(pl.col("verdict") == "failed")
     nothing_left = 0 < failed.height == verdicts.height
     day = overall(verdicts)
     shown = judged.cells.select("tenant", *_SHOWN_CELLS)
+    wrong = judged.scores.filter(~pl.col("correct")).height
+    of_day = f"WHERE day = '{about.day}'"
     return dg.AssetCheckResult(
         check_name="quality_gate",
         asset_key="review_results",
@@ -242,16 +300,27 @@ def quality_result(
             for row in verdicts.rows(named=True)
         ),
         metadata={
-            "accuracy": share(day.correct, day.n),
-            "accuracy_lower_bound": day.lower or 0.0,
+            **accuracy(about.past, about.day),
+            "last_days": accuracy_chart(about.past, about.day),
             "truth": day.truth,
             "labels": day.n,
             "verdicts": table(verdicts.rows(named=True)),
-            "below_the_threshold": table(shown.filter("below").rows(named=True)),
-            "causes": table(causes.rows(named=True)),
-            "wrong_reviews": table(wrong.rows(named=True)),
+            **failing(
+                "below_the_threshold",
+                shown.filter("below"),
+                f"FROM accuracy_cells {of_day} AND below",
+            ),
+            **failing("causes", about.causes, f"FROM gate_causes {of_day}"),
+            **failing(
+                "wrong_reviews",
+                about.wrong,
+                f"FROM scored_reviews {of_day} AND NOT correct",
+                wrong,
+            ),
             **{
-                f"by_{dimension}": table(shown.filter(dimension=dimension).rows(named=True))
+                f"by_{dimension}": table(
+                    shown.filter(dimension=dimension).head(_MOST_CELLS).rows(named=True)
+                )
                 for dimension in ("class", "category", "level")
             },
         },

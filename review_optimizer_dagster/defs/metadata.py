@@ -1,17 +1,22 @@
-"""Tables and money as the Dagster UI shows them."""
+"""Tables, numbers and money as the Dagster UI shows them."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 import dagster as dg
 import polars as pl
 
+MOST_ROWS: Final = 50  # of what fails; the warehouse has the others
+
 
 def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
-    """Rows as a table; Dagster takes only plain values."""
-    records = [dg.TableRecord({key: _plain(value) for key, value in row.items()}) for row in rows]
+    """Rows as a table, rounded for reading; Dagster takes only plain values."""
+    records = [
+        dg.TableRecord({key: _plain(key, value) for key, value in row.items()}) for row in rows
+    ]
     if not records:
         return dg.MetadataValue.text("none")
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -24,13 +29,69 @@ def table(rows: Sequence[Mapping[str, Any]]) -> dg.MetadataValue[Any]:
     )
 
 
-def _plain(value: object) -> str | int | float | bool:
+def failing(
+    name: str, rows: pl.DataFrame, of: str, total: int | None = None
+) -> dict[str, dg.MetadataValue[Any]]:
+    """The first rows of what fails, and beside them how many there are and where the others are.
+
+    rows: all of them, or the first of `total`; of: a FROM clause that finds them all.
+    """
+    number = rows.height if total is None else total
+    shown = rows.head(MOST_ROWS)
+    more = f"{shown.height:,} of {number:,} shown. " if number > shown.height else ""
+    told = f"{more}All of them: {of}, in warehouse.duckdb" if number else "none"
+    return {
+        name: table(shown.rows(named=True)),
+        f"{name}_in_all": dg.MetadataValue.int(number),
+        f"{name}_query": dg.MetadataValue.text(told),
+    }
+
+
+def _plain(name: str, value: object) -> str | int | float | bool:
     # Dagster wants the same keys in every record, and has no null.
     if value is None:
         return ""
     if isinstance(value, float):
-        return round(value, 6)  # for reading; the exact figures are in the tables
+        return rounded(name, value)  # for reading; the exact figures are in the tables
     return value if isinstance(value, str | int) else str(value)
+
+
+def rounded(name: str, value: float) -> float:
+    """A figure as it is read: dollars to a millionth, others to four digits that matter."""
+    if not math.isfinite(value):
+        return value
+    if "usd" in name.split("_"):
+        return round(value, 6)
+    digits = 3 - math.floor(math.log10(abs(value))) if value else 0
+    return round(value, max(0, digits))
+
+
+def figures(**values: float | None) -> dict[str, float]:
+    """Numbers that the UI plots over the days, rounded; what is not known leaves a gap."""
+    return {
+        name: rounded(name, value) if isinstance(value, float) else value
+        for name, value in values.items()
+        if value is not None and math.isfinite(value)
+    }
+
+
+def rows_of_day(rows: int, total: int | None = None) -> dict[str, int]:
+    """How many rows an asset has of its day, and in all where that is known, as Dagster knows it.
+
+    The UI shows both on the asset's page.
+    """
+    known = {"dagster/partition_row_count": rows}
+    return known if total is None else known | {"dagster/row_count": total}
+
+
+def hit_rates(counts: Mapping[str, int], levels: Sequence[str]) -> dict[str, float]:
+    """`hit_rate` and `hit_rate_LEVEL` of the reviews that each level answered; `counts` of all."""
+    total = sum(counts.values())
+    answered = {level: counts.get(level, 0) for level in levels}
+    return figures(
+        hit_rate=share(sum(answered.values()), total),
+        **{f"hit_rate_{level}": share(count, total) for level, count in answered.items()},
+    )
 
 
 def _column_type(value: object) -> str:

@@ -17,16 +17,17 @@ from review_optimizer_dagster.core.costs import (
     paid_entries,
     rollup,
 )
+from review_optimizer_dagster.defs import charts
 from review_optimizer_dagster.defs.alerting import budget_alerts_due, note_alerts
 from review_optimizer_dagster.defs.audits import as_booked
-from review_optimizer_dagster.defs.metadata import dollars, share, table, usd
+from review_optimizer_dagster.defs.metadata import dollars, figures, rows_of_day, share, table, usd
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, step, utc_now
 from review_optimizer_dagster.defs.service import end_blocked
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.money.budgets import note_deferral
 from review_optimizer_dagster.money.forecast import WINDOW_DAYS, Forecast, forecast_month
-from review_optimizer_dagster.storage import ledger, partition
+from review_optimizer_dagster.storage import history, ledger, partition
 from review_optimizer_dagster.storage.audits import audited_identities
 from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster.storage.publish import publish_day, write_files
@@ -215,12 +216,21 @@ def tenant_ledger(
         metadata={
             "new_entries": new.height,
             "corrections": new.filter(kind="correction").height,
+            **rows_of_day(int(totals["entries"].sum())),
             "entries": int(totals["entries"].sum()),
-            "cost_usd": usd(int(totals["cost_nanos"].sum())),
+            **figures(
+                cost_usd=usd(int(totals["cost_nanos"].sum())),
+                avoided_usd=usd(int(totals["avoided_nanos"].sum())),
+            ),
             "sums_to_the_requests": wrong.is_empty(),
-            "by_kind": table(totals.rows(named=True)),
+            "by_kind": table(dollars(totals)),
         }
     )
+
+
+def _saved(cost: int, without: int) -> float | None:
+    """What part of the cost without something was saved; None where that would cost nothing."""
+    return 1 - cost / without if without else None
 
 
 @dg.asset(
@@ -242,22 +252,32 @@ def cost_rollups(
         end_blocked(context.log, home_folder, connection, day)
         parts = ledger.spend_parts(connection, day)
         hours = ledger.spend_by_hour(connection, day)
+        past = history.costs(connection, day, charts.DAYS)
     sums = {name: int(rollups[name].sum()) for name in rollups.columns if name.endswith("_nanos")}
     cost, baseline = sums["cost_nanos"], sums["baseline_nanos"]
     reviews = int(rollups["reviews"].sum())
     return dg.MaterializeResult(
         metadata={
-            "cost_usd": usd(cost),
-            "audit_usd": usd(sums["audit_nanos"]),
-            "embedding_usd": usd(sums["embedding_nanos"]),
-            "avoided_usd": usd(sums["avoided_nanos"]),
-            "usd_per_1000_reviews": share(cost, reviews) * 1000 / 1e9,
-            "baseline_usd": usd(baseline),
-            "saving": 1 - share(cost, baseline) if baseline else 0.0,
-            "saving_against_no_cache": 1 - share(cost, sums["no_cache_nanos"])
-            if sums["no_cache_nanos"]
-            else 0.0,
-            "month_expected_usd": usd(int(forecasts["expected"].sum())),
+            **rows_of_day(rollups.height),
+            **figures(
+                cost_usd=usd(cost),
+                audit_usd=usd(sums["audit_nanos"]),
+                embedding_usd=usd(sums["embedding_nanos"]),
+                avoided_usd=usd(sums["avoided_nanos"]),
+                usd_per_1000=share(cost, reviews) * 1000 / 1e9 if reviews else None,
+                baseline_usd=usd(baseline),
+                saving=_saved(cost, baseline),
+                saving_against_no_cache=_saved(cost, sums["no_cache_nanos"]),
+                month_expected_usd=usd(int(forecasts["expected"].sum())),
+            ),
+            "last_days": charts.history(
+                day,
+                {
+                    "cost": (past["cost_usd"], charts.dollars),
+                    "per 1,000 reviews": (past["usd_per_1000"], charts.dollars),
+                    "saving": (past["saving"], charts.percent),
+                },
+            ),
             "by_tenant": table(dollars(rollups)),
             "forecasts": table(dollars(forecasts, "spent", "expected", "lower", "upper")),
             "where_it_went": table(parts.rows(named=True)),

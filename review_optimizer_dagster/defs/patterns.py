@@ -9,11 +9,13 @@ from typing import TypeAlias
 
 import dagster as dg
 import polars as pl
+from pydantic import Field
 
 from review_optimizer_dagster.alerts.rules import pattern_alert
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core import patterns
 from review_optimizer_dagster.core.cache import ENTRIES, ReviewCache
+from review_optimizer_dagster.defs import charts
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.embedding import (
     KeptEmbeddings,
@@ -22,14 +24,15 @@ from review_optimizer_dagster.defs.embedding import (
     Purpose,
     maker_of,
 )
-from review_optimizer_dagster.defs.metadata import share, table, usd
+from review_optimizer_dagster.defs.metadata import figures, rows_of_day, share, table, usd
 from review_optimizer_dagster.defs.money import book_late
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder, step, utc_now
+from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.learning.classifier import TextClassifier
 from review_optimizer_dagster.learning.stack import StackedClassifier, load_pattern
 from review_optimizer_dagster.settings import CacheSettings
-from review_optimizer_dagster.storage import learning, partition
+from review_optimizer_dagster.storage import history, learning, partition
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.taxonomies import Taxonomy
 
@@ -50,6 +53,32 @@ class Scope:
     tenants: tuple[str, ...]
     taxonomy: Taxonomy
     max_error: float
+
+
+class PatternsConfig(dg.Config):
+    """Whether patterns are trained although nothing asks for it."""
+
+    retrain: bool = Field(
+        default=False,
+        description="Train anew although the archive has not grown enough since the last training. "
+        "Where it has fewer answers than patterns.min_rows, nothing is trained.",
+    )
+    tenant: str = Field(
+        default="",
+        description="With retrain: train the pattern that this tenant is answered by alone; one "
+        "that a pool shares is trained for all of its tenants. Empty: every pattern of the day.",
+    )
+
+    def trains_anew(self, scope: Scope) -> bool:
+        """Whether the pattern of a scope is asked for."""
+        return self.retrain and self.tenant in {"", *scope.tenants}
+
+    def check(self, home: Home) -> None:
+        """Refuse a tenant that is none, or one without `retrain`. Raises UserError."""
+        if self.tenant and not self.retrain:
+            raise UserError("tenant says whose pattern is trained anew: set retrain too")
+        if self.tenant:
+            home.tenant(self.tenant)
 
 
 def scopes(home: Home, identities: Mapping[str, str]) -> list[Scope]:
@@ -138,9 +167,16 @@ def embeddings_for(
 
 
 def learn(
-    warehouse: Warehouse, day: date, home: Home, scope: Scope, maker: Maker | None
+    warehouse: Warehouse,
+    day: date,
+    home: Home,
+    scope: Scope,
+    maker: Maker | None,
+    anew: bool = False,
 ) -> dict[str, str | int | float]:
     """Train where it is due, take up new evidence, certify; returns what the UI shows of it.
+
+    anew: train although the archive has not grown enough, as long as it has enough to learn from.
 
     The warehouse is read, closed while a pattern is trained or judges, and written at the end.
     """
@@ -150,7 +186,7 @@ def learn(
         current = learning.newest_version(connection, day, scope.identity, embedder_of(maker))
         pattern = loaded(home, current.version, embedder_of(maker)) if current else None
         is_due = patterns.due(
-            known.height, current.archived if pattern and current else None, settings
+            known.height, current.archived if pattern and current and not anew else None, settings
         )
         rows = with_training_texts(connection, home, scope, known) if is_due else known.clear()
     if is_due:
@@ -320,6 +356,7 @@ def take_evidence(
 )
 def category_patterns(
     context: dg.AssetExecutionContext,
+    config: PatternsConfig,
     home_folder: HomeFolder,
     warehouse: Warehouse,
     engine: Engine,
@@ -330,10 +367,14 @@ def category_patterns(
     if not home.settings.patterns.enabled:
         return dg.MaterializeResult(metadata={"enabled": False})
     with step("category_patterns"), home_folder.journal(day) as journal, journal.lock():
+        config.check(home)
         maker = maker_of(home_folder, engine, journal)
         with warehouse.open() as connection:
             identities = learning.identities(connection, day)
-        learnt = [learn(warehouse, day, home, scope, maker) for scope in scopes(home, identities)]
+        learnt = [
+            learn(warehouse, day, home, scope, maker, config.trains_anew(scope))
+            for scope in scopes(home, identities)
+        ]
         with warehouse.open() as connection:
             if isinstance(maker, PaidMaker) and maker.has_sent:
                 book_late(context.log, home_folder, connection, journal, context.run_id)
@@ -342,10 +383,23 @@ def category_patterns(
             note_alerts(context.log, home_folder, connection, due)
             certificates = partition.of_day(connection, "pattern_certificates", day)
             seconds = learning.training_seconds(connection, day)
+            past = history.error_bounds(connection, day, charts.DAYS)
     return dg.MaterializeResult(
         metadata={
-            "training_seconds": seconds,
+            **rows_of_day(certificates.height),
+            **figures(
+                training_seconds=seconds,
+                error_bound=past["bound"].get(day),
+                training_usd=sum(float(row["training_usd"]) for row in learnt),
+            ),
             "serving": certificates.filter(status="serving").height,
+            "last_days": charts.history(
+                day,
+                {
+                    "labels served": (past["serving"], "{:,.0f}".format),
+                    "largest error bound": (past["bound"], charts.percent),
+                },
+            ),
             "scopes": table(learnt),
             "certificates": table(
                 certificates.with_columns(scope=pl.col("identity").str.split("|").list.first())

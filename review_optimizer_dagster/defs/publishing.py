@@ -1,14 +1,17 @@
 """What leaves the pipeline: only what the gate let through."""
 
+from collections.abc import Mapping
 from datetime import date
 
 import dagster as dg
 
 from review_optimizer_dagster.config import Home
-from review_optimizer_dagster.defs.metadata import table
+from review_optimizer_dagster.defs import charts
+from review_optimizer_dagster.defs.links import report_url
+from review_optimizer_dagster.defs.metadata import figures, rows_of_day, share, table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
-from review_optimizer_dagster.storage import inbox, partition
+from review_optimizer_dagster.storage import history, inbox, partition
 from review_optimizer_dagster.storage.publish import publish_day, write_files
 from review_optimizer_dagster.storage.service import note_publications, published_pairs
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
@@ -21,6 +24,23 @@ def publish_blocked(connection: Connection, home: Home, day: date) -> None:
     """
     if partition.is_blocked(connection, day):
         write_files(connection, home.published, day, home.settings.service.analytics_days)
+
+
+def accuracy(past: Mapping[str, history.Series], day: date) -> dict[str, float]:
+    """A day's accuracy and its interval for a plot; past: `history.accuracies`."""
+    lower = past["lower"].get(day)
+    return figures(
+        accuracy=past["accuracy"].get(day),
+        accuracy_lower=lower,
+        accuracy_upper=past["upper"].get(day),
+        error_bound=None if lower is None else 1 - lower,
+    )
+
+
+def accuracy_chart(past: Mapping[str, history.Series], day: date) -> dg.MarkdownMetadataValue:
+    """The accuracy of the last days, and how low it may be at worst."""
+    names = {"accuracy": "accuracy", "lower": "lower bound", "upper": "upper bound"}
+    return charts.history(day, {name: (past[key], charts.percent) for key, name in names.items()})
 
 
 @dg.asset(
@@ -45,11 +65,23 @@ def published_results(
         note_publications(connection, day, arrived, before, utc_now(), context.run_id)
         files = write_files(connection, home.published, day, home.settings.service.analytics_days)
         levels = partition.published_levels(connection, day)
+        reviews = connection.count("raw_reviews", day)
+        past = history.accuracies(connection, day, charts.DAYS)
     return dg.MaterializeResult(
         metadata={
+            **rows_of_day(rows),
             "rows": rows,
+            **figures(published_share=share(rows, reviews) if reviews else None),
+            **accuracy(past, day),
+            "last_days": accuracy_chart(past, day),
+            "dashboard": report_url(home, day),
             "analytics": dg.MetadataValue.path(str(home.published / "analytics.duckdb")),
-            "files": table([{"file": str(path.relative_to(home.published))} for path in files]),
+            "files": table(
+                [
+                    {"file": str(path.relative_to(home.published)), "bytes": path.stat().st_size}
+                    for path in files
+                ]
+            ),
             "levels": table(levels.rows(named=True)),
         }
     )

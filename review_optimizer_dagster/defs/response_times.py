@@ -12,7 +12,7 @@ import polars as pl
 
 from review_optimizer_dagster.alerts.latency import latency_news
 from review_optimizer_dagster.alerts.rules import News
-from review_optimizer_dagster.defs.metadata import share, table
+from review_optimizer_dagster.defs.metadata import failing, figures, share, table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, utc_now
 from review_optimizer_dagster.errors import UserError
@@ -32,9 +32,12 @@ from review_optimizer_dagster.storage.latency import (
 )
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 
+_SHOWN = (
+    "request_id", "tenant", "model", "tier", "reviews", "fresh_tokens", "completion_tokens",
+    "latency_ms", "expected_ms", "z",
+)  # fmt: skip
 CHECK = "response_time"
 _ASSET = "batch_classifications"
-_MOST_SHOWN = 50  # slow requests in the check; the table has them all
 _LOOK_BACK = timedelta(hours=1)  # a journal that has not changed since is of no run that goes on
 _GIVEN_UP = timedelta(minutes=15)  # a request without an outcome: the run that sent it was killed
 _WAIT_SECONDS = 1.0  # a sensor looks again in a minute; a run keeps the warehouse for seconds
@@ -67,7 +70,9 @@ def watch_day(
     return judged, latency_news(judged, day, utc_now())
 
 
-def response_time_result(judged: Judged, settings: LatencySettings) -> dg.AssetCheckResult:
+def response_time_result(
+    judged: Judged, settings: LatencySettings, day: date
+) -> dg.AssetCheckResult:
     """The day's response times as a check, which warns where a model was slow for a while."""
     rows = judged.latencies
     known = rows.filter(pl.col("expected_ms").is_not_null())
@@ -82,23 +87,12 @@ def response_time_result(judged: Judged, settings: LatencySettings) -> dg.AssetC
             "requests": rows.height,
             "judged": known.height,
             "slow": slow.height,
-            "slow_share": share(slow.height, known.height),
+            **figures(slow_share=share(slow.height, known.height)),
             "response_times": table(_by_group(rows)),
-            "slow_requests": table(
-                slow.head(_MOST_SHOWN)
-                .select(
-                    "request_id",
-                    "tenant",
-                    "model",
-                    "tier",
-                    "reviews",
-                    "fresh_tokens",
-                    "completion_tokens",
-                    "latency_ms",
-                    "expected_ms",
-                    "z",
-                )
-                .rows(named=True)
+            **failing(
+                "slow_requests",
+                slow.select(_SHOWN),
+                f"FROM request_latencies WHERE day = '{day}' AND slow",
             ),
             "episodes": table(
                 [

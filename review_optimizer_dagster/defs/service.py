@@ -11,8 +11,10 @@ import polars as pl
 from review_optimizer_dagster.alerts.rules import News
 from review_optimizer_dagster.alerts.service import overdue_news, service_news
 from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.defs import charts
 from review_optimizer_dagster.defs.alerting import note_alerts
-from review_optimizer_dagster.defs.metadata import table
+from review_optimizer_dagster.defs.links import report_url
+from review_optimizer_dagster.defs.metadata import failing, rows_of_day, table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.publishing import publish_blocked
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
@@ -26,7 +28,7 @@ from review_optimizer_dagster.monitors.service import (
     verdict,
 )
 from review_optimizer_dagster.settings import MIXED_INBOX
-from review_optimizer_dagster.storage import inbox, partition, service
+from review_optimizer_dagster.storage import history, inbox, partition, service
 from review_optimizer_dagster.storage.publish import refresh_analytics
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 
@@ -115,7 +117,7 @@ def _run_of(context: dg.AssetExecutionContext) -> service.Run:
     return service.Run(context.run_id, moment)
 
 
-def service_result(rows: pl.DataFrame) -> dg.AssetCheckResult:
+def service_result(rows: pl.DataFrame, day: date) -> dg.AssetCheckResult:
     """The day's levels as a check: it warns where a promise is broken, and stops nothing."""
     broken = rows.filter(pl.col("met").not_(), pl.col("indicator") != ALL)
     return dg.AssetCheckResult(
@@ -128,7 +130,14 @@ def service_result(rows: pl.DataFrame) -> dg.AssetCheckResult:
             for row in broken.rows(named=True)
         )
         or "no promise is broken",
-        metadata={"levels": _shown(rows)},
+        metadata={
+            **failing(
+                "broken",
+                broken.select("tenant", "indicator", "target", "value", "n", "detail"),
+                f"FROM service_levels WHERE day = '{day}' AND NOT met AND indicator <> '{ALL}'",
+            ),
+            "levels": _shown(rows),
+        },
     )
 
 
@@ -168,13 +177,19 @@ def service_levels(
         service.note_duration(connection, day, _run_of(context), utc_now())
         rows = judge_service(context.log, home_folder, connection, day)
         refresh_analytics(connection, home_folder.home.published / "analytics.duckdb")
+        past = history.promises(connection, day, charts.DAYS)
     whole = rows.filter(indicator=ALL)
     yield dg.MaterializeResult(
         metadata={
+            **rows_of_day(rows.height),
             "met": whole.filter("met").height,
             "broken": whole.filter(pl.col("met").not_()).height,
             "unknown": whole.filter(pl.col("met").is_null()).height,
+            "last_days": charts.history(
+                day, {f"promises {name}": (past[name], "{:,.0f}".format) for name in past}
+            ),
+            "dashboard": report_url(home_folder.home, day),
             "levels": _shown(rows),
         },
-        check_results=[service_result(rows)],
+        check_results=[service_result(rows, day)],
     )

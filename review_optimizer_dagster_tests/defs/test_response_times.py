@@ -229,7 +229,7 @@ def test_response_times_can_be_left_alone(home: Home) -> None:
     _known(home)
     _journal(home, [2_400.0] * 30)
     assert _look(home)[0] == "response times are not judged: latency.enabled is false"
-    off = response_times.response_time_result(nothing_judged(), LatencySettings(enabled=False))
+    off = response_times.response_time_result(nothing_judged(), LatencySettings(enabled=False), DAY)
     assert off.passed
     assert off.description is not None
     assert "not judged" in off.description
@@ -243,10 +243,10 @@ def test_the_check_lists_slow_requests_and_passes_for_them_alone() -> None:
     judged = judge(
         rows.with_columns(latency_ms=hung), made_up.earlier(1), {}, settings, made_up.DAY
     )
-    result = response_times.response_time_result(judged, settings)
+    result = response_times.response_time_result(judged, settings, DAY)
     assert result.passed
     assert result.description == "1 of 100 judged requests were slow for their size"
     assert "r0000050" in json.dumps(str(result.metadata["slow_requests"]))
-    empty = response_times.response_time_result(nothing_judged(), settings)
+    empty = response_times.response_time_result(nothing_judged(), settings, DAY)
     assert empty.passed
     assert empty.description == "no request of the day has a response time to judge"
