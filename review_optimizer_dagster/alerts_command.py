@@ -4,34 +4,50 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import logging
 import sys
 import uuid
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.alerts.rules import Alert
-from review_optimizer_dagster.alerts.store import Kept, acknowledge, kept_alerts
-from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.command_line import add_json, add_parser
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.alerts.channels import Channel
+    from review_optimizer_dagster.alerts.rules import Alert
+    from review_optimizer_dagster.alerts.store import Kept
+    from review_optimizer_dagster.config import Home
     from review_optimizer_dagster.storage.journal import StateStore
 
 _MOST_ROWS = 50
 _STATES = ("raised", "delivered", "acknowledged")
-_EPILOG = """examples:
-  review-optimizer alerts                      the newest that nobody has acknowledged
-  review-optimizer alerts --all --tenant acme --json alerts.json
-  review-optimizer alerts ack 3f9a 71c0 --by kim
-  review-optimizer alerts test --channel on-call
-
-exit codes: 0 done; 2 something you can mend: no such alert, or a channel that did not take one"""
+_DESCRIPTION = """Lists what was raised: budgets, failed gates, contradicted answers, drift, service
+levels. An alert is raised once, delivered to every channel that was owed it, and acknowledged."""
+_EXAMPLES = """
+review-optimizer alerts                      the newest that nobody has acknowledged
+review-optimizer alerts --all --tenant acme --json alerts.json
+review-optimizer alerts ack 3f9a 71c0 --by kim
+review-optimizer alerts test --channel on-call
+"""
+_ACK_EXAMPLES = """
+review-optimizer alerts ack 3f9a             by the beginning of its id
+review-optimizer alerts ack 3f9a 71c0 --by kim
+"""
+_DELIVER_EXAMPLES = """
+review-optimizer alerts deliver
+review-optimizer alerts deliver --json
+"""
+_TEST_EXAMPLES = """
+review-optimizer alerts test                 through every channel
+review-optimizer alerts test --channel on-call
+"""
+_EXIT_CODES = {
+    2: "something you can mend: no such alert, or a channel that did not take one",
+}
 
 
 def add_alerts(commands: Any) -> None:
@@ -39,8 +55,9 @@ def add_alerts(commands: Any) -> None:
     alerts = commands.add_parser(
         "alerts",
         help="list alerts, acknowledge them, try their channels",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+        exit_codes=_EXIT_CODES,
     )
     alerts.add_argument("--tenant", metavar="T", help="of this tenant")
     alerts.add_argument("--state", choices=_STATES, help="in this state")
@@ -48,29 +65,52 @@ def add_alerts(commands: Any) -> None:
     alerts.add_argument(
         "--all", action="store_true", help=f"acknowledged ones too, and more than {_MOST_ROWS}"
     )
-    alerts.add_argument("--json", type=Path, metavar="OUT", help="write the listed alerts here")
-    actions = alerts.add_subparsers(dest="action", metavar="ACTION")
-    ack = actions.add_parser("ack", help="note that somebody has seen to alerts")
+    add_json(alerts, "the listed alerts")
+    actions = alerts.add_subparsers(dest="action", metavar="ACTION", title="actions")
+    ack = add_parser(
+        actions,
+        "ack",
+        help="note that somebody has seen to alerts",
+        description="Notes who has seen to alerts; they are no longer listed without --all.",
+        examples=_ACK_EXAMPLES,
+        exit_codes=_EXIT_CODES,
+    )
     ack.add_argument("ids", nargs="+", metavar="ID", help="an id, or the beginning of one")
     ack.add_argument("--by", metavar="NAME", help="who (default: your account's name)")
-    actions.add_parser("deliver", help="retry now what is owed to channels, back-off or not")
-    test = actions.add_parser("test", help="send a test alert through the channels")
+    add_json(ack, "the acknowledged alerts", default=argparse.SUPPRESS)
+    deliver = add_parser(
+        actions,
+        "deliver",
+        help="retry now what is owed to channels, back-off or not",
+        description="Sends what channels are still owed, without waiting for their next turn.",
+        examples=_DELIVER_EXAMPLES,
+        exit_codes=_EXIT_CODES,
+    )
+    add_json(deliver, "how many were delivered", default=argparse.SUPPRESS)
+    test = add_parser(
+        actions,
+        "test",
+        help="send a test alert through the channels",
+        description="Sends a made-up alert of kind `test` through the channels of tenants.toml.",
+        examples=_TEST_EXAMPLES,
+        exit_codes=_EXIT_CODES,
+    )
     test.add_argument("--channel", metavar="NAME", help="through this one alone")
+    add_json(test, "which channels took it", default=argparse.SUPPRESS)
 
 
 def alerts_command(home: Home, options: argparse.Namespace) -> int:
     """Do what the options of `add_alerts` say; returns the exit code."""
     if options.action == "test":
-        return _test(home, options.channel)
+        return _test(home, options)
     if not (home.journal / "state").is_dir():
         sys.stdout.write("no alerts: nothing was run in this home yet\n")
-        if options.json is not None:
-            options.json.write_text("[]\n", encoding="utf-8")
+        write_json(options.json, [])
         return 0
     if options.action == "deliver":
-        return _deliver(home)
+        return _deliver(home, options)
     if options.action == "ack":
-        return _acknowledge(home, options.ids, options.by or getpass.getuser())
+        return _acknowledge(home, options)
     return _list(home, options)
 
 
@@ -86,9 +126,7 @@ def _list(home: Home, options: argparse.Namespace) -> int:
 
     found = [kept for kept in reversed(_all(home)) if is_wanted(kept)]
     shown = found if options.all else found[:_MOST_ROWS]
-    if options.json is not None:
-        text = json.dumps([as_row(kept) for kept in shown], indent=2)
-        options.json.write_text(text + "\n", encoding="utf-8")
+    write_json(options.json, [as_row(kept) for kept in shown])
     _print_list(shown)
     if len(found) > len(shown):
         sys.stdout.write(f"and {len(found) - len(shown):,} older: --all shows them\n")
@@ -158,13 +196,17 @@ def _print_list(shown: Sequence[Kept]) -> None:
         console.print(head, Text(f"    {alert.message}"), sep="\n", soft_wrap=True)
 
 
-def _acknowledge(home: Home, prefixes: Sequence[str], who: str) -> int:
+def _acknowledge(home: Home, options: argparse.Namespace) -> int:
+    from review_optimizer_dagster.alerts.store import acknowledge
+
     known = [kept.alert for kept in _all(home)]
-    names = [_named(known, prefix) for prefix in prefixes]
+    names = [_named(known, prefix) for prefix in options.ids]
+    who = options.by or getpass.getuser()
     with _state(home) as state:
-        for name in names:
-            kept = acknowledge(state, name, who, _now())
-            sys.stdout.write(f"{name[:8]} acknowledged by {kept.acknowledged_by}\n")
+        done = [acknowledge(state, name, who, _now()) for name in names]
+    for kept in done:
+        sys.stdout.write(f"{kept.alert.alert_id[:8]} acknowledged by {kept.acknowledged_by}\n")
+    write_json(options.json, [as_row(kept) for kept in done])
     return 0
 
 
@@ -176,34 +218,44 @@ def _named(known: Sequence[Alert], prefix: str) -> str:
     raise UserError(f"{problem} an id that begins with {prefix!r}: `alerts --all` lists them")
 
 
-def _deliver(home: Home) -> int:
+def _deliver(home: Home, options: argparse.Namespace) -> int:
     from review_optimizer_dagster.defs.alerting import deliver_alerts
     from review_optimizer_dagster.defs.resources import HomeFolder
 
     done = deliver_alerts(_log(), HomeFolder(folder=str(home.folder)), force=True)
     sys.stdout.write(f"delivered {done.delivered}, failed {done.failed}, owed {done.waiting}\n")
+    write_json(
+        options.json,
+        {"delivered": done.delivered, "failed": done.failed, "owed": done.waiting}
+        | {"errors": dict(done.errors or {})},
+    )
     if done.failed:
         errors = "; ".join(f"{name}: {error}" for name, error in (done.errors or {}).items())
         raise UserError(f"not everything is delivered: {errors}")
     return 0
 
 
-def _test(home: Home, name: str | None) -> int:
+def _test(home: Home, options: argparse.Namespace) -> int:
     from review_optimizer_dagster.alerts.channels import channels_of
 
+    name = options.channel
     channels = channels_of(home.settings.alerts, _log())
     chosen = [channel for channel in channels if name in (None, channel.name)]
     if not chosen:
         known = ", ".join(channel.name for channel in channels) or "(none)"
         raise UserError(f"no channel is named {name!r}; the names are: {known}")
-    problems = [problem for channel in chosen if (problem := _tried(channel))]
-    if problems:
-        raise UserError("; ".join(problems))
+    problems = {channel.name: _tried(channel) for channel in chosen}
+    write_json(
+        options.json, [{"channel": name, "error": error} for name, error in problems.items()]
+    )
+    if errors := [error for error in problems.values() if error]:
+        raise UserError("; ".join(errors))
     return 0
 
 
 def _tried(channel: Channel) -> str | None:
     from review_optimizer_dagster.alerts.channels import DeliveryError
+    from review_optimizer_dagster.alerts.rules import Alert
 
     moment = _now()
     alert = Alert(
@@ -241,6 +293,8 @@ def _now() -> datetime:
 
 
 def _all(home: Home) -> list[Kept]:
+    from review_optimizer_dagster.alerts.store import kept_alerts
+
     with _state(home) as state:
         return kept_alerts(state)
 

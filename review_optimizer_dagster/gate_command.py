@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.command_line import add_date, add_json
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from review_optimizer_dagster.config import Home
     from review_optimizer_dagster.storage.warehouse import Connection
 
-_EPILOG = """examples:
-  review-optimizer gate                         the last day: verdicts, parts, causes, wrong reviews
-  review-optimizer gate --date 2026-11-20 --tenant acme --json gate.json
-  review-optimizer gate --export gate_suites    suites and tables for Great Expectations elsewhere
-
-exit codes: 0 no tenant's day failed; 1 one did; 2 something you can mend: no such day or tenant"""
+_DESCRIPTION = """Shows the verdict of each tenant's day with its sample size, and what it rests on:
+parts, causes, and the reviews that a truth contradicts."""
+_EXAMPLES = """
+review-optimizer gate                         the last day: verdicts, parts, causes, wrong reviews
+review-optimizer gate --date 2026-11-20 --tenant acme --json gate.json
+review-optimizer gate --json | jq '.verdicts[] | {tenant, verdict}'
+review-optimizer gate --export gate_suites    suites and tables for Great Expectations elsewhere
+"""
+_EXIT_CODES = {
+    0: "no tenant's day failed",
+    1: "a tenant's day failed",
+    2: "something you can mend: no such day or tenant",
+}
 _TABLES = {
     "verdicts": "gate_verdicts",
     "accuracy": "accuracy_cells",
@@ -52,23 +60,19 @@ def add_gate(commands: Any) -> None:
     gate = commands.add_parser(
         "gate",
         help="show a day's verdicts and what they rest on; export the suites",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+        exit_codes=_EXIT_CODES,
     )
-    gate.add_argument(
-        "--date",
-        type=date.fromisoformat,
-        metavar="D",
-        help="UTC day of delivery (default: the last one that was judged)",
-    )
+    add_date(gate, "the last one that was judged")
     gate.add_argument("--tenant", metavar="T", help="of this tenant")
-    gate.add_argument("--json", type=Path, metavar="OUT", help="write every row here")
     gate.add_argument(
         "--export",
         type=Path,
         metavar="DIR",
         help="write the suites, their tables and a script that runs them into this folder",
     )
+    add_json(gate, "every row")
 
 
 def gate_command(home: Home, options: argparse.Namespace) -> int:
@@ -87,9 +91,7 @@ def gate_command(home: Home, options: argparse.Namespace) -> int:
             raise UserError(f"no verdict{whose} on {day}: was that day run?")
         if options.export is not None:
             _export(connection, home, day, options.tenant, options.export)
-    if options.json is not None:
-        text = json.dumps({"day": day, **found}, indent=2, default=str)
-        options.json.write_text(text + "\n", encoding="utf-8")
+    write_json(options.json, {"day": day, **found})
     _print(day, found)
     return int(any(row["verdict"] == "failed" for row in found["verdicts"]))
 

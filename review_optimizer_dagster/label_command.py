@@ -14,12 +14,14 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.command_line import add_date, add_json, parse_count, parse_day
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     import polars as pl
 
+    from review_optimizer_dagster.config import Home
     from review_optimizer_dagster.storage.labels import LabelFile
     from review_optimizer_dagster.storage.warehouse import Connection
     from review_optimizer_dagster.taxonomies import Taxonomy
@@ -30,15 +32,17 @@ table back, or any other with labels. The sample is for the tenant's own people:
 as they were delivered, with nothing masked. It does not show what the system said, so that nobody
 is led by it. In CSV, a category, title or text that a spreadsheet would run as a formula gets an
 apostrophe in front of it."""
-_EPILOG = """examples:
-  review-optimizer label --tenant acme --date 2026-11-20 --out sample.csv
-  review-optimizer label --tenant acme --from 2026-11-01 --to 2026-11-20 --reviews 500
-  review-optimizer label --tenant acme --take sample.csv --labeller kim
-  review-optimizer run --date 2026-11-20      judge the day anew, asking and paying nothing, with
-                                              the options that it was run with
-
-exit codes: 0 done; 1 taken, but some rows mean nothing (the reasons are listed); 2 something you
-can mend, and nothing was written or taken"""
+_EXAMPLES = """
+review-optimizer label --tenant acme --date 2026-11-20 --out sample.csv
+review-optimizer label --tenant acme --from 2026-11-01 --to 2026-11-20 --reviews 500
+review-optimizer label --tenant acme --take sample.csv --labeller kim
+review-optimizer run --date 2026-11-20      judge the day anew, asking and paying nothing, with
+                                            the options that it was run with
+"""
+_EXIT_CODES = {
+    1: "taken, but some rows mean nothing (the reasons are listed)",
+    2: "something you can mend, and nothing was written or taken",
+}
 _SUFFIXES = (".csv", ".jsonl", ".parquet")
 _LABELLER = re.compile(r"[A-Za-z0-9][\w.@+-]{0,62}")
 _CONTEXT = ("category", "title", "text")
@@ -52,51 +56,43 @@ def add_label(commands: Any) -> None:
         "label",
         help="draw a sample for people to label, and take it back",
         description=_DESCRIPTION,
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        examples=_EXAMPLES,
+        exit_codes=_EXIT_CODES,
     )
     label.add_argument("--tenant", metavar="T", required=True, help="whose reviews")
-    day = date.fromisoformat
-    label.add_argument(
-        "--date", type=day, metavar="D", help="UTC day of delivery (default: the last with results)"
+    sample = label.add_argument_group("draw a sample")
+    add_date(sample, "the last with results")
+    sample.add_argument(
+        "--from", dest="first", type=parse_day, metavar="D", help="or from this UTC day"
     )
-    label.add_argument("--from", dest="first", type=day, metavar="D", help="or from this day")
-    label.add_argument("--to", dest="last", type=day, metavar="D", help="up to this one")
-    label.add_argument(
-        "--reviews", type=_count, default=200, metavar="N", help="texts in all (default 200)"
+    sample.add_argument("--to", dest="last", type=parse_day, metavar="D", help="up to this one")
+    sample.add_argument(
+        "--reviews", type=parse_count, default=200, metavar="N", help="texts in all (default 200)"
     )
-    label.add_argument(
+    sample.add_argument(
         "--out", type=Path, metavar="FILE", help=f"new file, of {', '.join(_SUFFIXES)}"
     )
-    label.add_argument(
+    sample.add_argument(
         "--redraw",
         action="store_true",
         help="draw anew where a day has a sample; without it, that one is written again",
     )
-    label.add_argument(
+    sample.add_argument(
         "--show-answers", action="store_true", help="add what the system said: people follow it"
     )
-    label.add_argument("--take", type=Path, metavar="FILE", help="take this table with labels")
-    label.add_argument(
+    take = label.add_argument_group("take it back")
+    take.add_argument("--take", type=Path, metavar="FILE", help="take this table with labels")
+    take.add_argument(
         "--labeller", metavar="NAME", help="whose labels, where no row says so (the file's name)"
     )
-    label.add_argument("--json", type=Path, metavar="OUT", help="write what was done here")
-
-
-def _count(text: str) -> int:
-    count = int(text)
-    if count < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number of 1 or more")
-    return count
+    add_json(label.add_argument_group("result"), "what was done")
 
 
 def label_command(home: Home, options: argparse.Namespace) -> int:
     """Do what the options of `add_label` say; returns the exit code."""
     _check(home, options)
     done = _take(home, options) if options.take is not None else _draw(home, options)
-    if options.json is not None:
-        text = json.dumps(done, indent=2, default=str, ensure_ascii=False)
-        options.json.write_text(text + "\n", encoding="utf-8")
+    write_json(options.json, done)
     return 1 if done.get("quarantined") else 0
 
 
@@ -114,8 +110,6 @@ def _check(home: Home, options: argparse.Namespace) -> None:
         raise UserError("give one day with --date, or a span of days with both --from and --to")
     if options.first is not None and options.first > options.last:
         raise UserError(f"--from {options.first} is after --to {options.last}")
-    if options.json is not None and not options.json.absolute().parent.is_dir():
-        raise UserError(f"--json {options.json}: its folder does not exist")
 
 
 def _open(home: Home) -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import calendar
 import getpass
-import json
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,41 +13,48 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.command_line import add_json, parse_day
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.json_output import write_json
 from review_optimizer_dagster.money.amounts import usd
 
 if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
 
+    from review_optimizer_dagster.config import Home
     from review_optimizer_dagster.storage.warehouse import Warehouse
 
-STATEMENT_EXAMPLES = """examples:
-  review-optimizer statement --tenant acme --month 2026-11
-  review-optimizer statement --tenant acme --month 2026-11 --csv lines.csv --json bill.json
-  review-optimizer statement --tenant acme --month 2026-11 --as-of 2026-12-03
-      the same statement as on that day, whatever was booked since
-  review-optimizer statement --tenant acme --month 2026-11 --entries entries.csv
+_STATEMENT_EXAMPLES = """
+review-optimizer statement --tenant acme --month 2026-11
+review-optimizer statement --tenant acme --month 2026-11 --csv lines.csv --json bill.json
+review-optimizer statement --tenant acme --month 2026-11 --as-of 2026-12-03
+    the same statement as on that day, whatever was booked since
+review-optimizer statement --tenant acme --month 2026-11 --entries entries.csv
 """
-BOOK_EXAMPLES = """examples:
-  review-optimizer book refund --tenant acme --date 2026-11-20 --usd -0.0123 --reference CN-2026-17
-  review-optimizer book refund --tenant acme --date 2026-11-20 --usd -0.004 --reference CN-18 \\
-      --request 2026-11-20-1f0c... --note "job of the Batch API expired"
-  review-optimizer book adjustment --tenant acme --date 2026-11-30 --usd 5 --reference INV-7
+_STATEMENT_EXIT_CODES = {
+    0: "done, and the books agree",
+    1: "ledger, requests and daily sums differ",
+    2: "something you can mend: no entry of that tenant, or a month that is none",
+}
+_BOOK_EXAMPLES = """
+review-optimizer book refund --tenant acme --date 2026-11-20 --usd -0.0123 --reference CN-2026-17
+review-optimizer book refund --tenant acme --date 2026-11-20 --usd -0.004 --reference CN-18 \\
+    --request 2026-11-20-1f0c... --note "job of the Batch API expired"
+review-optimizer book adjustment --tenant acme --date 2026-11-30 --usd 5 --reference INV-7
 """
 _NANOS = Decimal(1_000_000_000)
 
 
-def add_commands(commands: Any) -> None:
-    """The two commands and their options."""
-    raw = argparse.RawDescriptionHelpFormatter
+def add_statement(commands: Any) -> None:
+    """Add the command `statement` to a parser's."""
     statement = commands.add_parser(
         "statement",
         help="what a tenant owes for a month of delivery",
-        description="Adds up the ledger of a tenant's days of delivery in a month.",
-        epilog=STATEMENT_EXAMPLES,
-        formatter_class=raw,
+        description="Adds up the ledger of a tenant's days of delivery in a month, and holds it "
+        "against requests and daily sums.",
+        examples=_STATEMENT_EXAMPLES,
+        exit_codes=_STATEMENT_EXIT_CODES,
     )
     statement.add_argument("--tenant", metavar="T", required=True, help="who is billed")
     statement.add_argument(
@@ -59,23 +65,29 @@ def add_commands(commands: Any) -> None:
     )
     statement.add_argument("--csv", type=Path, metavar="OUT", help="write the lines here")
     statement.add_argument("--entries", type=Path, metavar="OUT", help="write every entry as CSV")
-    statement.add_argument("--json", type=Path, metavar="OUT", help="write the statement here")
+    add_json(statement, "the statement")
 
+
+def add_book(commands: Any) -> None:
+    """Add the command `book` to a parser's."""
     book = commands.add_parser(
         "book",
         help="book a refund or an adjustment into the ledger",
         description="Adds an entry to the ledger; nothing in it is ever changed.",
-        epilog=BOOK_EXAMPLES,
-        formatter_class=raw,
+        examples=_BOOK_EXAMPLES,
     )
-    book.add_argument("kind", choices=["refund", "adjustment"])
+    book.add_argument(
+        "kind",
+        choices=["refund", "adjustment"],
+        help="a refund is money that came back; an adjustment is anything else",
+    )
     book.add_argument("--tenant", metavar="T", required=True, help="whose ledger")
     book.add_argument(
         "--date",
-        type=date.fromisoformat,
+        type=parse_day,
         metavar="D",
         required=True,
-        help="UTC day of delivery that it belongs to, YYYY-MM-DD",
+        help="UTC day of delivery that it belongs to: YYYY-MM-DD, today or yesterday",
     )
     book.add_argument(
         "--usd", type=_usd, metavar="X", required=True, help="dollars; negative: money came back"
@@ -90,6 +102,7 @@ def add_commands(commands: Any) -> None:
     book.add_argument("--note", default="", help="why")
     book.add_argument("--by", default="", metavar="NAME", help="who books it (default: you)")
     book.add_argument("--simulated", action="store_true", help="into the books of simulated money")
+    add_json(book, "what was booked")
 
 
 def _month(text: str) -> date:
@@ -128,9 +141,9 @@ def statement(home: Home, options: argparse.Namespace) -> int:
 
     from review_optimizer_dagster.storage import statement as stored
 
-    for path in (options.csv, options.entries, options.json):
+    for name, path in (("--csv", options.csv), ("--entries", options.entries)):
         if path is not None and not path.absolute().parent.is_dir():
-            raise UserError(f"{path}: its folder does not exist")
+            raise UserError(f"{name} {path}: its folder does not exist; make it first")
     tenant, at = options.tenant, options.as_of or datetime.now(UTC)
     with _warehouse(home).open(read_only=True) as connection, _of_this_version(home):
         month = options.month or stored.last_day(connection, tenant)
@@ -147,8 +160,7 @@ def statement(home: Home, options: argparse.Namespace) -> int:
     show(Console(highlight=False), told, found)
     if options.csv is not None:
         with_dollars(found["lines"]).write_csv(options.csv)
-    if options.json is not None:
-        options.json.write_text(json.dumps(told, indent=2, default=str) + "\n", encoding="utf-8")
+    write_json(options.json, told)
     return 0 if told["reconciles"] else 1
 
 
@@ -322,4 +334,16 @@ def book(home: Home, options: argparse.Namespace) -> int:
         )
     done = f"booked as {new:,} entries" if new else "was booked before: nothing is booked twice"
     sys.stdout.write(f"{options.kind} {options.reference} of ${usd(options.usd)}: {done}\n")
+    write_json(
+        options.json,
+        {
+            "kind": options.kind,
+            "tenant": options.tenant,
+            "day": options.date,
+            "reference": options.reference,
+            "usd": usd(options.usd),
+            "simulated": entry.simulated,
+            "entries": new,
+        },
+    )
     return 0

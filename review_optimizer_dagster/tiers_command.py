@@ -4,28 +4,33 @@ from __future__ import annotations
 
 import argparse
 import getpass
-import json
 import logging
 import sys
 from collections.abc import Sequence
 from contextlib import closing
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.command_line import add_json, add_parser
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
+    from review_optimizer_dagster.config import Home
     from review_optimizer_dagster.exchange.tier_pauses import TierPause
 
-_EPILOG = """examples:
-  review-optimizer tiers                             the ladder, and what is paused and why
-  review-optimizer tiers --json tiers.json           the same, with pauses that were lifted
-  review-optimizer tiers resume --tenant acme        ask every tier again for acme
-  review-optimizer tiers resume --tenant acme --tier cheap
-
-exit codes: 0 done; 2 something you can mend: nothing of that name is paused"""
+_DESCRIPTION = """Shows the ladder of models, the cheapest first, and what of it is paused for which
+tenant, since its answers to large batches were worse than to single ones."""
+_EXAMPLES = """
+review-optimizer tiers                             the ladder, and what is paused and why
+review-optimizer tiers --json tiers.json           the same, with pauses that were lifted
+review-optimizer tiers resume --tenant acme        ask every tier again for acme
+"""
+_RESUME_EXAMPLES = """
+review-optimizer tiers resume --tenant acme
+review-optimizer tiers resume --tenant acme --tier cheap --by kim
+"""
+_EXIT_CODES = {2: "something you can mend: nothing of that name is paused"}
 
 
 def add_tiers(commands: Any) -> None:
@@ -33,12 +38,21 @@ def add_tiers(commands: Any) -> None:
     tiers = commands.add_parser(
         "tiers",
         help="list the ladder of models and what is paused of it, and resume it",
-        epilog=_EPILOG,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
+        exit_codes=_EXIT_CODES,
     )
-    tiers.add_argument("--json", type=Path, metavar="OUT", help="write the ladder and pauses here")
-    actions = tiers.add_subparsers(dest="action", metavar="ACTION")
-    resume = actions.add_parser("resume", help="ask a paused tier again from the next run on")
+    add_json(tiers, "the ladder and its pauses")
+    actions = tiers.add_subparsers(dest="action", metavar="ACTION", title="actions")
+    resume = add_parser(
+        actions,
+        "resume",
+        help="ask a paused tier again from the next run on",
+        description="Lifts the pauses of a tenant's tiers, and notes who did.",
+        examples=_RESUME_EXAMPLES,
+        exit_codes=_EXIT_CODES,
+    )
+    add_json(resume, "what was resumed", default=argparse.SUPPRESS)
     resume.add_argument("--tenant", metavar="T", required=True, help="for this tenant")
     resume.add_argument("--tier", metavar="NAME", help="this tier alone")
     resume.add_argument("--by", metavar="NAME", help="who (default: your account's name)")
@@ -47,11 +61,9 @@ def add_tiers(commands: Any) -> None:
 def tiers_command(home: Home, options: argparse.Namespace) -> int:
     """Do what the options of `add_tiers` say; returns the exit code."""
     if options.action == "resume":
-        return _resume(home, options.tenant, options.tier, options.by or getpass.getuser())
+        return _resume(home, options)
     pauses = _pauses(home)
-    if options.json is not None:
-        text = json.dumps(_as_json(home, pauses), indent=2)
-        options.json.write_text(text + "\n", encoding="utf-8")
+    write_json(options.json, _as_json(home, pauses))
     _print(home, [pause for pause in pauses if pause.is_paused])
     return 0
 
@@ -97,7 +109,8 @@ def _print(home: Home, paused: Sequence[TierPause]) -> None:
         sys.stdout.write("nothing is paused\n")
 
 
-def _resume(home: Home, tenant: str, tier: str | None, who: str) -> int:
+def _resume(home: Home, options: argparse.Namespace) -> int:
+    tenant, tier, who = options.tenant, options.tier, options.by or getpass.getuser()
     wanted = [
         pause
         for pause in _pauses(home)
@@ -122,4 +135,6 @@ def _resume(home: Home, tenant: str, tier: str | None, who: str) -> int:
                 f"{pause.tenant}, {pause.taxonomy}: tier {pause.tier} is asked again from the next "
                 "run on; run the days that have deferred reviews again\n"
             )
+    rows = [pause.as_row() | {"paused": False, "lifted_by": who} for pause in wanted]
+    write_json(options.json, rows)
     return 0

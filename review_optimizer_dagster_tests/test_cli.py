@@ -6,6 +6,7 @@ import json
 import socket
 import tomllib
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -283,7 +284,7 @@ def test_an_unknown_tenant_is_refused_with_the_known_ones(
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["run", "--date", "yesterday"],
+        ["run", "--date", "the day before"],
         ["run", "--engine", "magic"],
         [],
         ["run", "--latency", "-1"],
@@ -321,16 +322,23 @@ def test_a_home_that_cannot_be_made_is_exit_code_2(
     assert str(tmp_path / "home") in _refused(capfd, "run", "--date", DAY)
 
 
+def _replace(monkeypatch: pytest.MonkeyPatch, name: str, run: Any) -> None:
+    commands = [
+        replace(command, run=run) if command.name == name else command for command in cli.COMMANDS
+    ]
+    monkeypatch.setattr(cli, "COMMANDS", tuple(commands))
+
+
 @pytest.mark.usefixtures("home")
 def test_a_defect_is_exit_code_3(
     capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What nobody foresaw is no failed gate either, and is shown in full."""
 
-    def broken(_home: Home) -> int:
+    def broken(_home: Home, _options: object) -> int:
         raise ZeroDivisionError("unforeseen")
 
-    monkeypatch.setattr(cli, "init", broken)
+    _replace(monkeypatch, "init", broken)
     assert _command("init") == 3
     assert "ZeroDivisionError: unforeseen" in capfd.readouterr().err
 
@@ -341,10 +349,10 @@ def test_an_interrupt_is_no_failed_gate(
 ) -> None:
     """Ctrl-C loses nothing, and the message says how to go on."""
 
-    def interrupted(_home: Home) -> int:
+    def interrupted(_home: Home, _options: object) -> int:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(cli, "init", interrupted)
+    _replace(monkeypatch, "init", interrupted)
     assert _command("init") == 130
     assert "run again to go on" in capfd.readouterr().err
 
