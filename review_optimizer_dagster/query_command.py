@@ -114,7 +114,8 @@ def _show(console: Console, query: Query, rows: pl.DataFrame) -> None:
         console.print("no rows")
         return
     table = _table(rows)
-    fits = console.measure(table).maximum <= console.width
+    wide = console.options.update(max_width=_PIPE_WIDTH)
+    fits = console.measure(table, options=wide).maximum <= console.width
     console.print(table if fits else _records(rows))
     if rows.height > _MOST_ROWS:
         console.print(f"{_MOST_ROWS} of {rows.height:,} rows; --csv or --json writes them all")
