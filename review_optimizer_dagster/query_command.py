@@ -22,7 +22,7 @@ EXAMPLES = """examples:
   review-optimizer query                                  list the questions
   review-optimizer query costs                            or 01_costs, or 1
   review-optimizer query costs --set month=2026-11
-  review-optimizer query turning_negative --set by=product --csv negative.csv
+  review-optimizer query turning_negative --set part=product --csv negative.csv
   review-optimizer query where_from --set review_id=r-17 --set tenant=acme
   review-optimizer query quality --sql                    print its SQL, to change it
 """

@@ -3,11 +3,11 @@
 -- Read: share is how many of the last days' reviews have the label, share_before how many of the four
 --   weeks before them; z is the change over its chance error. Reviews of a day resemble each other:
 --   take z under 3 for noise, and see 09_what_changed, which allows for that.
--- Parameters: field (default: sentiment), label (default: negative), by (category or product; default:
---   category), days (default: 7), least (reviews that each span must have; default: 30)
+-- Parameters: field (default: sentiment), label (default: negative), part (category or product;
+--   default: category), days (default: 7), least (reviews that each span must have; default: 30)
 WITH spans AS (
     SELECT tenant, simulated, label,
-        CASE WHEN getvariable('by') = 'product' THEN product_id ELSE category END AS part,
+        CASE WHEN getvariable('part') = 'product' THEN product_id ELSE category END AS part,
         day > (SELECT last_day FROM about) - coalesce(getvariable('days')::INTEGER, 7) AS is_recent
     FROM fact_labels
     WHERE field = coalesce(getvariable('field'), 'sentiment')

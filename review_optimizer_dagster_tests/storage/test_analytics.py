@@ -223,7 +223,8 @@ def test_views_work_whatever_the_file_is_called(
             connection.execute(f"ATTACH '{copy}' AS march (READ_ONLY)")
         found = connection.execute("SELECT sum(reviews) FROM march.fact_daily").fetchone()
         assert found == (5,)
-        assert connection.execute("SELECT count(*) FROM march.catalog").fetchone() > (60,)
+        listed = connection.execute("SELECT count(*) > 60 FROM march.catalog").fetchone()
+        assert listed == (True,)
 
 
 def test_the_catalogue_lists_all_there_is(analytics: Path) -> None:
