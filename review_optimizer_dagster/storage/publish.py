@@ -36,6 +36,8 @@ _TABLES = (
 _WHOLE = ("cost_rollups", "alerts", "service_levels", "human_labels", "quarantined_labels")
 # Small, and the same whatever day was run.
 _GUIDES = ("taxonomy_labels", "catalog", "catalog_columns")
+# So that the DuckDB in a BI tool, which is seldom the newest, can read the file; it is no larger.
+_STORAGE_VERSION = "v1.2.0"
 _PARQUET = ("published_results", "ledger_entries", "llm_requests")
 
 _PUBLISH = """
@@ -138,7 +140,9 @@ def write_analytics(connection: Connection, path: Path, window_days: int) -> Non
     """
     put_views_in_place(connection, published_tables())
     with _replacing(path) as temporary:
-        connection.execute(f"ATTACH '{_quoted(temporary)}' AS analytics")
+        connection.execute(
+            f"ATTACH '{_quoted(temporary)}' AS analytics (STORAGE_VERSION '{_STORAGE_VERSION}')"
+        )
         try:
             with connection.transaction():
                 _copy_schema(connection)

@@ -209,6 +209,12 @@ def test_moments_of_the_star_are_utc_whatever_the_clients_zone(
     assert told == ("2026-03-04 23:45:00", "2026-03-04 23:00:00", 1_772_665_200.0)
 
 
+def test_older_clients_can_read_the_file(analytics: Path) -> None:
+    """A BI tool carries the DuckDB of the year before: the file is of a format that it knows."""
+    told = _rows(analytics, "SELECT tags['storage_version'] FROM duckdb_databases() LIMIT 1")
+    assert told == [("v1.2.0+",)]
+
+
 @pytest.mark.parametrize("opened", ["renamed", "attached"])
 def test_views_work_whatever_the_file_is_called(
     analytics: Path, tmp_path: Path, opened: str
