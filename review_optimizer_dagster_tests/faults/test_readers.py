@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -13,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from review_optimizer_dagster.config import Home
-from review_optimizer_dagster_tests.conftest import DAY, deliver, reviews
+from review_optimizer_dagster_tests.conftest import DAY, Runner, deliver, reviews
 
 RUNS = 2
 REVIEWS = 120
@@ -55,18 +54,10 @@ print(json.dumps([asked, seen]))
 """
 
 
-def _run(home: Home, number: int) -> None:
+def _publish(home: Home, run_day: Runner, number: int) -> None:
     day = DAY + timedelta(days=number)
     deliver(home, reviews(0, REVIEWS), day)
-    command = [sys.executable, "-m", "review_optimizer_dagster", "run", "--latency", "0"]
-    done = subprocess.run(
-        [*command, "--date", day.isoformat()],
-        env=os.environ | {"REVIEW_OPTIMIZER_HOME": str(home.folder)},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+    assert run_day(day)["problem"] is None
 
 
 def _reader(code: str, path: Path, stop: Path) -> subprocess.Popen[str]:
@@ -76,16 +67,18 @@ def _reader(code: str, path: Path, stop: Path) -> subprocess.Popen[str]:
 
 @pytest.mark.campaign
 @pytest.mark.timeout(300)
-def test_readers_and_runs_do_not_disturb_each_other(home: Home, tmp_path: Path) -> None:
+def test_readers_and_runs_do_not_disturb_each_other(
+    home: Home, tmp_path: Path, run_day: Runner
+) -> None:
     """Runs publish while one analyst opens the file all the time and one keeps it open."""
     path, stop = home.published / "analytics.duckdb", tmp_path / "stop"
-    _run(home, 0)
+    _publish(home, run_day, 0)
     with _reader(ONCE, path, stop) as once, _reader(AGAIN, path, stop) as again:
         try:
             assert once.stdout is not None
             assert once.stdout.readline() == "open\n"
             for number in range(1, RUNS + 1):
-                _run(home, number)
+                _publish(home, run_day, number)
                 assert again.poll() is None, "the reader broke"
                 _ask_by_command_line(path, number)
         finally:
