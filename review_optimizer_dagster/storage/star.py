@@ -46,12 +46,20 @@ def put_views_in_place(connection: Connection, published: Sequence[str]) -> None
             return
     except duckdb.CatalogException:
         pass  # a new file, or one of a version that kept no views
+    # Should this break off, nothing says that the views are there, and the next run makes them.
+    connection.execute("DROP TABLE IF EXISTS warehouse_views")
+    old = connection.rows(
+        "SELECT view_name FROM duckdb_views() "
+        "WHERE database_name = current_database() AND NOT internal"
+    )
+    for (view,) in old:  # a view that is no longer made must not be copied for ever
+        connection.execute(f'DROP VIEW "{view}"')
     for name in _VIEWS:
         connection.script(name, out="main")
     with connection.view("published_names", pl.DataFrame({"name": list(published)})):
         connection.script(_CATALOG)
     with connection.transaction():
-        connection.execute("CREATE OR REPLACE TABLE warehouse_views (digest VARCHAR)")
+        connection.execute("CREATE TABLE warehouse_views (digest VARCHAR)")
         connection.execute("INSERT INTO warehouse_views VALUES (?)", [digest])
         connection.execute(
             "COMMENT ON TABLE warehouse_views IS 'The views that this file has, by their digest.'"

@@ -154,6 +154,21 @@ def test_a_file_of_an_older_version_is_renewed_all_the_same(home: Home) -> None:
     assert _rows(path, "FROM human_labels") == []
 
 
+def test_views_of_another_version_make_way(home: Home) -> None:
+    """A view that is no longer made must not be copied from the warehouse for ever."""
+    path = home.published / "analytics.duckdb"
+    with Warehouse(database=str(home.warehouse)).open() as connection:
+        write_analytics(connection, path, 90)
+        connection.execute("CREATE VIEW old AS SELECT 1 AS one")
+        connection.execute("CREATE OR REPLACE VIEW dim_level AS SELECT 'l9' AS level")
+        connection.execute("UPDATE warehouse_views SET digest = 'of another version'")
+        write_analytics(connection, path, 90)
+    names = {name for (name,) in _rows(path, "SELECT name FROM catalog")}
+    assert "old" not in names
+    assert _rows(path, "SELECT view_name FROM duckdb_views() WHERE view_name = 'old'") == []
+    assert ("l1",) in _rows(path, "SELECT level FROM dim_level")
+
+
 def test_published_names_are_stable(analytics: Path) -> None:
     """What an analyst has written must run tomorrow: names and types only ever come to it."""
     found = {f"{table}.{column} {kind}" for table, column, kind, _ in _rows(analytics, COLUMNS)}
