@@ -14,6 +14,7 @@ from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
 from review_optimizer_dagster.storage import history, inbox, partition
 from review_optimizer_dagster.storage.publish import publish_day, write_files
 from review_optimizer_dagster.storage.service import note_publications, published_pairs
+from review_optimizer_dagster.storage.star import replace_taxonomies
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 
 
@@ -63,6 +64,8 @@ def published_results(
         rows = publish_day(connection, day)
         arrived = inbox.day_arrivals(home.inbox, day)
         note_publications(connection, day, arrived, before, utc_now(), context.run_id)
+        taxonomies = home_folder.taxonomies(partition.tenants(connection, day))
+        replace_taxonomies(connection, taxonomies.values())
         files = write_files(connection, home.published, day, home.settings.service.analytics_days)
         levels = partition.published_levels(connection, day)
         reviews = connection.count("raw_reviews", day)

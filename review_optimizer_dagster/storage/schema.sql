@@ -255,7 +255,7 @@ COMMENT ON COLUMN ledger_entries.content_key IS 'Key of the text that it is for;
 COMMENT ON COLUMN ledger_entries.kind IS 'classification, audit (a recheck), reference (by the reference model), embedding: a share of a paid request; hit, repeat: what was not paid; correction; refund, adjustment: booked by hand.';
 COMMENT ON COLUMN ledger_entries.request_id IS 'Request that it is a share of, as in llm_requests; null for hits, and where it is about none.';
 COMMENT ON COLUMN ledger_entries.level IS 'model: paid; else the cache level that answered; null: booked by hand.';
-COMMENT ON COLUMN ledger_entries.model IS 'Model that answered, or whose answer a hit was.';
+COMMENT ON COLUMN ledger_entries.model IS 'Model that answered; of a repeat, the one that answered the first review of its text; null on other hits, and where no request is concerned.';
 COMMENT ON COLUMN ledger_entries.simulated IS 'True where a simulator answered: nothing is real, and no money was spent.';
 COMMENT ON COLUMN ledger_entries.cost_nanos IS 'Nano-dollars paid; 0 for hits, negative where money came back. They add up to llm_requests.cost_nanos, but for what was booked by hand.';
 COMMENT ON COLUMN ledger_entries.avoided_nanos IS 'Estimate in nano-dollars of what a hit would have cost; 0 for what was paid; negative where a hit is taken back.';
@@ -360,8 +360,8 @@ COMMENT ON COLUMN review_results.repeat IS 'True for a review whose text another
 COMMENT ON COLUMN review_results.labels IS 'JSON, field to label; null unless labelled.';
 COMMENT ON COLUMN review_results.source_key IS 'content_key of the entry that the labels go back to (its own where the model answered), or pattern:VERSION; null unless labelled.';
 COMMENT ON COLUMN review_results.score IS 'How alike the texts are, or how sure the pattern is, 0 to 1; 1 for the model and the same text; null unless labelled.';
-COMMENT ON COLUMN review_results.request_id IS 'Request that the model answered in, as in llm_requests; null for what the cache answered.';
-COMMENT ON COLUMN review_results.model IS 'Model that answered, as its reply names it; null for what the cache answered.';
+COMMENT ON COLUMN review_results.request_id IS 'Request in which the model answered it, or the first review of its text, as in llm_requests; null for what the cache answered.';
+COMMENT ON COLUMN review_results.model IS 'Model that answered in it, as its reply names it; null for what the cache answered.';
 COMMENT ON COLUMN review_results.reason IS 'Why it is failed or deferred, see batch_classifications; null where labelled.';
 COMMENT ON COLUMN review_results.simulated IS 'True where a simulator answered: nothing is real, and no money was spent.';
 COMMENT ON COLUMN review_results.synthetic IS 'True for generated text, such as the built-in sample.';
@@ -536,6 +536,9 @@ CREATE TABLE IF NOT EXISTS published_results (
     verified BOOLEAN, simulated BOOLEAN, synthetic BOOLEAN, cost_nanos BIGINT,
     content_key VARCHAR
 );
+-- Where the labels go back to.
+ALTER TABLE published_results ADD COLUMN IF NOT EXISTS source_key VARCHAR;
+ALTER TABLE published_results ADD COLUMN IF NOT EXISTS request_id VARCHAR;
 COMMENT ON TABLE published_results IS 'A review that the gate let through, as analysts see it.';
 COMMENT ON COLUMN published_results.day IS 'UTC day of delivery.';
 COMMENT ON COLUMN published_results.tenant IS 'Whose reviews these are, and who is billed.';
@@ -550,13 +553,15 @@ COMMENT ON COLUMN published_results.level IS 'l1, l2, l3_exact, l3_near, l3_patt
 COMMENT ON COLUMN published_results.repeat IS 'True for a review whose text another one of the day has, which was asked for both.';
 COMMENT ON COLUMN published_results.labels IS 'JSON, field to label; null unless labelled. fact_labels has them as rows.';
 COMMENT ON COLUMN published_results.score IS 'How alike the texts are, or how sure the pattern is, 0 to 1; 1 for the model and the same text; null unless labelled.';
-COMMENT ON COLUMN published_results.model IS 'Model that answered, as its reply names it; null for what the cache answered.';
+COMMENT ON COLUMN published_results.model IS 'Model that answered it, or the first review of its text, as its reply names it; null for what the cache answered.';
 COMMENT ON COLUMN published_results.reason IS 'Why it is failed or deferred: missing, duplicate, wrong_label, budget, batch, quality, or an error in words; null where labelled.';
 COMMENT ON COLUMN published_results.verified IS 'True where the gate passed the day; false where it could not decide, for a category that is below the threshold beyond doubt, and where a truth contradicts the labels.';
 COMMENT ON COLUMN published_results.simulated IS 'True where a simulator answered: nothing is real, and no money was spent.';
 COMMENT ON COLUMN published_results.synthetic IS 'True for generated text, such as the built-in sample.';
 COMMENT ON COLUMN published_results.cost_nanos IS 'Nano-dollars booked to the review on its day when it was published: its share of requests, rechecks and corrections.';
 COMMENT ON COLUMN published_results.content_key IS 'Key of the normalised text; null in rows of old versions.';
+COMMENT ON COLUMN published_results.source_key IS 'content_key of the entry that the labels go back to (its own where the model answered), or pattern:VERSION; null unless labelled, and in rows of old versions.';
+COMMENT ON COLUMN published_results.request_id IS 'Request in which the model answered it, or the first review of its text, as in llm_requests; null for what the cache answered, and in rows of old versions.';
 
 -- A delivery is known by the arrival of its last file. Published again, it keeps its first time; a
 -- later file of the day is a delivery of its own. published_at is null where it was not noted.
@@ -932,3 +937,51 @@ COMMENT ON COLUMN label_samples.asked IS 'Probability with which the text was dr
 COMMENT ON COLUMN label_samples.draw IS 'Its random number, 0 to 1; those with the smallest of a stratum are drawn.';
 COMMENT ON COLUMN label_samples.drawn_at IS 'When it was drawn (UTC).';
 COMMENT ON COLUMN label_samples.sample_id IS 'Which sample; days that were drawn together have the same.';
+
+-- The taxonomies as they were when a day was last published.
+CREATE TABLE IF NOT EXISTS taxonomy_labels (
+    taxonomy VARCHAR, field VARCHAR, field_order BIGINT, question VARCHAR, label VARCHAR,
+    label_order BIGINT, definition VARCHAR
+);
+COMMENT ON TABLE taxonomy_labels IS 'A label that a field of a taxonomy may have.';
+COMMENT ON COLUMN taxonomy_labels.taxonomy IS 'Name of the taxonomy: the kind of document, its fields and their labels.';
+COMMENT ON COLUMN taxonomy_labels.field IS 'Field of the taxonomy: one question asked of every document.';
+COMMENT ON COLUMN taxonomy_labels.field_order IS 'Place of the field in the taxonomy, from 1; the first is the main one.';
+COMMENT ON COLUMN taxonomy_labels.question IS 'What the model is asked.';
+COMMENT ON COLUMN taxonomy_labels.label IS 'One of its labels.';
+COMMENT ON COLUMN taxonomy_labels.label_order IS 'Place of the label in the field, from 1.';
+COMMENT ON COLUMN taxonomy_labels.definition IS 'What the label means; null where the taxonomy does not say.';
+
+-- Filled where analysts read them: in published/analytics.duckdb.
+CREATE TABLE IF NOT EXISTS about (
+    schema_version BIGINT, written_at TIMESTAMP, window_days BIGINT, first_day DATE, last_day DATE
+);
+COMMENT ON TABLE about IS 'One row: what this file holds, and since when.';
+COMMENT ON COLUMN about.schema_version IS 'Raised when a published name goes away or means something else; new names do not raise it.';
+COMMENT ON COLUMN about.written_at IS 'When the file was written (UTC).';
+COMMENT ON COLUMN about.window_days IS 'Days of the large tables that the file holds: [service] analytics_days.';
+COMMENT ON COLUMN about.first_day IS 'First UTC day of delivery of the published reviews in the file; null where there are none.';
+COMMENT ON COLUMN about.last_day IS 'Last UTC day of delivery of the published reviews in the file.';
+
+CREATE TABLE IF NOT EXISTS catalog (
+    name VARCHAR, kind VARCHAR, topic VARCHAR, days VARCHAR, one_row VARCHAR, joins VARCHAR,
+    comment VARCHAR
+);
+COMMENT ON TABLE catalog IS 'A table or view that analysts may read: begin here.';
+COMMENT ON COLUMN catalog.name IS 'Name of the table or view.';
+COMMENT ON COLUMN catalog.kind IS 'dimension, fact, view or table; start with dimensions and facts.';
+COMMENT ON COLUMN catalog.topic IS 'reviews, money, quality, cache, requests, drift, service, alerts, labelling or catalog.';
+COMMENT ON COLUMN catalog.days IS 'all: every day; window: the last days, as about.window_days says; none: it has no days.';
+COMMENT ON COLUMN catalog.one_row IS 'What one row is.';
+COMMENT ON COLUMN catalog.joins IS 'Of a fact: the dimensions that it joins to, and by which columns; else null.';
+COMMENT ON COLUMN catalog.comment IS 'What it is for: the comment of the table or view.';
+
+CREATE TABLE IF NOT EXISTS catalog_columns (
+    name VARCHAR, column_name VARCHAR, position BIGINT, data_type VARCHAR, comment VARCHAR
+);
+COMMENT ON TABLE catalog_columns IS 'A column of a table or view that analysts may read.';
+COMMENT ON COLUMN catalog_columns.name IS 'Name of the table or view.';
+COMMENT ON COLUMN catalog_columns.column_name IS 'Name of the column.';
+COMMENT ON COLUMN catalog_columns.position IS 'Place of the column, from 1.';
+COMMENT ON COLUMN catalog_columns.data_type IS 'Its type in DuckDB.';
+COMMENT ON COLUMN catalog_columns.comment IS 'What it holds, and in which unit.';

@@ -98,7 +98,7 @@ COMMENT ON COLUMN {out}.spend.tenant IS 'Who is billed.';
 COMMENT ON COLUMN {out}.spend.taxonomy IS 'Kind of document.';
 COMMENT ON COLUMN {out}.spend.category IS 'Category as delivered; null where the review has left the day.';
 COMMENT ON COLUMN {out}.spend.level IS 'model: paid; else the cache level that answered; null: booked by hand.';
-COMMENT ON COLUMN {out}.spend.model IS 'Model that answered, or whose answer a hit was.';
+COMMENT ON COLUMN {out}.spend.model IS 'Model that answered; of a repeat, the one that answered the first review of its text; null on other hits.';
 COMMENT ON COLUMN {out}.spend.tier IS 'Step of the ladder of models; null on hits and embeddings.';
 COMMENT ON COLUMN {out}.spend.service_tier IS 'Service tier that was billed, batch: the Batch API; null on hits.';
 COMMENT ON COLUMN {out}.spend.purpose IS 'classification, audit (a hit that was rechecked), reference (an audit by the reference model), embedding, hit, repeat, refund or adjustment; a correction counts as what it corrects.';
@@ -110,13 +110,14 @@ COMMENT ON COLUMN {out}.spend.avoided_usd IS 'Estimate of what the hits would ha
 COMMENT ON COLUMN {out}.spend.usd_per_1000 IS 'Cost per 1,000 of these reviews.';
 
 CREATE OR REPLACE VIEW {out}.spend_by_hour AS
-SELECT day, date_trunc('hour', sent_at) AS hour, tenant, simulated, count(*) AS requests,
+SELECT day, hour, tenant, simulated, count(*) AS requests,
     sum(cost_nanos) / 1e9 AS cost_usd,
-    sum(sum(cost_nanos)) OVER (
-        PARTITION BY day, tenant, simulated ORDER BY date_trunc('hour', sent_at)) / 1e9
+    sum(sum(cost_nanos)) OVER (PARTITION BY day, tenant, simulated ORDER BY hour) / 1e9
         AS so_far_usd
-FROM {out}.llm_requests
-GROUP BY day, date_trunc('hour', sent_at), tenant, simulated;
+FROM (
+    -- Of UTC, whatever the reader's own time zone is.
+    SELECT *, to_timestamp(epoch_us(sent_at) // 3600000000 * 3600) AS hour FROM {out}.llm_requests)
+GROUP BY day, hour, tenant, simulated;
 COMMENT ON VIEW {out}.spend_by_hour IS 'When the money of a day was spent.';
 COMMENT ON COLUMN {out}.spend_by_hour.day IS 'UTC day of delivery.';
 COMMENT ON COLUMN {out}.spend_by_hour.hour IS 'Hour of sending (UTC).';

@@ -133,7 +133,7 @@ def test_a_reader_keeps_reading_while_the_file_is_replaced(
         analyst.stdin.close()
 
 
-@pytest.mark.parametrize("broken_at", ["CREATE TABLE analytics.llm_requests", "COMMENT ON"])
+@pytest.mark.parametrize("broken_at", ["COPY FROM DATABASE", "INSERT INTO analytics.llm_requests"])
 def test_a_crash_while_writing_leaves_the_old_file_and_no_other(
     home: Home,
     warehouse: Connection,
@@ -195,6 +195,7 @@ def test_what_a_killed_run_left_is_in_nobodys_way(
     _judged(warehouse, 3)
     home.published.mkdir()
     (home.published / ".analytics.duckdb.new").write_bytes(b"half a file")
+    (home.published / ".analytics.duckdb.new.wal").write_bytes(b"a log of another file")
     _publish(home, warehouse)
     assert _rows(analytics, "SELECT sum(reviews) FROM cache_levels") == [(3,)]
     assert not [name for name in _files(home) if name.startswith(".")]
@@ -283,8 +284,9 @@ def test_every_table_view_and_column_of_a_view_is_commented(
 def test_views_can_be_read_over_nothing(home: Home, warehouse: Connection, analytics: Path) -> None:
     """The first day of a home may publish nothing; a query on it is empty, not an error."""
     _publish(home, warehouse)
+    listed = {"dim_level", "dim_category", "dim_model"}  # with what stands for nothing, at least
     for (view,) in _rows(analytics, "SELECT view_name FROM duckdb_views() WHERE NOT internal"):
-        assert _rows(analytics, f"FROM {view}") == []
+        assert view in listed or _rows(analytics, f"FROM {view}") == []
 
 
 def test_texts_do_not_leave_the_warehouse(

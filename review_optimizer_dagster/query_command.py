@@ -1,0 +1,170 @@
+"""`review-optimizer query`: the questions that analysts ask first, answered from published/."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from datetime import date, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+    from rich.console import Console
+    from rich.table import Table
+
+    from review_optimizer_dagster.storage.queries import Query
+
+EXAMPLES = """examples:
+  review-optimizer query                                  list the questions
+  review-optimizer query costs                            or 01_costs, or 1
+  review-optimizer query costs --set month=2026-11
+  review-optimizer query turning_negative --set part=product --csv negative.csv
+  review-optimizer query where_from --set review_id=r-17 --set tenant=acme
+  review-optimizer query quality --sql                    print its SQL, to change it
+"""
+_MOST_ROWS = 50  # that a terminal is shown
+_PIPE_WIDTH = 1_000  # where nobody looks at once: a table is not folded to be searched
+_SHARES = (  # that are not called so
+    *("share_before", "change", "hit_rate", "accuracy", "lower", "upper", "threshold"),
+    *("standing_lower", "standing_upper", "error_lower", "error_upper", "distance"),
+)
+
+
+def add_query(commands: Any) -> None:
+    """The command and its options."""
+    query = commands.add_parser(
+        "query",
+        help="answer one of the questions that analysts ask first",
+        description="Answers a question from published/analytics.duckdb, which is only read.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    query.add_argument("name", nargs="?", help="name or number (default: list the questions)")
+    query.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        type=_assignment,
+        metavar="NAME=VALUE",
+        help="a parameter of the question; may be given again",
+    )
+    query.add_argument("--sql", action="store_true", help="print the SQL instead of running it")
+    query.add_argument("--csv", type=Path, metavar="OUT", help="write the rows here as CSV")
+    query.add_argument("--json", type=Path, metavar="OUT", help="write the rows here as JSON")
+
+
+def _assignment(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or not name.isidentifier():
+        raise argparse.ArgumentTypeError(f"{text} is not NAME=VALUE, such as tenant=acme")
+    return name, value
+
+
+def query_command(home: Home, options: argparse.Namespace) -> int:
+    """List the questions, or answer one. Returns the exit code."""
+    from rich.console import Console
+
+    from review_optimizer_dagster.storage.queries import named_query, queries, run_query
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=_PIPE_WIDTH)
+    if options.name is None:
+        _show_list(console, queries())
+        return 0
+    query = named_query(options.name)
+    if options.sql:
+        sys.stdout.write(query.sql)
+        return 0
+    for path in (options.csv, options.json):
+        if path is not None and not path.absolute().parent.is_dir():
+            raise UserError(f"{path}: its folder does not exist")
+    rows = run_query(home.published / "analytics.duckdb", query, dict(options.set))
+    if options.csv is not None:
+        rows.write_csv(options.csv)
+    if options.json is not None:
+        rows.write_json(options.json)
+    if options.csv is None and options.json is None:
+        _show(console, query, rows)
+    return 0
+
+
+def _show_list(console: Console, known: tuple[Query, ...]) -> None:
+    from rich.table import Table
+
+    table = Table(title="questions", title_justify="left")
+    for name in ("name", "question", "parameters"):
+        table.add_column(name, overflow="fold")
+    for query in known:
+        table.add_row(query.name, query.question, ", ".join(query.names))
+    console.print(table)
+    console.print("review-optimizer query NAME answers one; --sql prints its SQL", markup=False)
+
+
+def _show(console: Console, query: Query, rows: pl.DataFrame) -> None:
+    console.print(query.question, style="bold", markup=False)
+    console.print(f"One row: {query.one_row}", markup=False)
+    console.print(f"Read: {query.how_to_read}", markup=False)
+    console.print(f"Parameters: {query.parameters}", markup=False)
+    if rows.is_empty():
+        console.print("no rows")
+        return
+    table = _table(rows)
+    wide = console.options.update(max_width=_PIPE_WIDTH)
+    fits = console.measure(table, options=wide).maximum <= console.width
+    console.print(table if fits else _records(rows))
+    if rows.height > _MOST_ROWS:
+        console.print(f"{_MOST_ROWS} of {rows.height:,} rows; --csv or --json writes them all")
+
+
+def _table(rows: pl.DataFrame) -> Table:
+    from rich.table import Table
+
+    table = Table()
+    for name, dtype in rows.schema.items():
+        table.add_column(name, justify="right" if dtype.is_numeric() else "left", overflow="fold")
+    for row in rows.head(_MOST_ROWS).iter_rows():
+        table.add_row(*(_text(name, value) for name, value in zip(rows.columns, row, strict=True)))
+    return table
+
+
+def _records(rows: pl.DataFrame) -> Table:
+    """A line a value, where a row is too wide for the terminal."""
+    from rich.table import Table
+
+    table = Table(show_header=False)
+    table.add_column(style="bold")
+    table.add_column(overflow="fold")
+    for row in rows.head(_MOST_ROWS).iter_rows(named=True):
+        for name, value in row.items():
+            if value is not None:
+                table.add_row(name, _text(name, value))
+        table.add_section()
+    return table
+
+
+def _text(name: str, value: object) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, float):
+        return _amount(name, value)
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, (date, datetime)):
+        return value.isoformat(sep=" ") if isinstance(value, datetime) else value.isoformat()
+    return str(value).replace("[", "\\[")
+
+
+def _amount(name: str, value: float) -> str:
+    """A figure as people read it: dollars to the millionth, shares in per cent."""
+    if name.endswith("_usd") or name == "usd_per_1000":
+        return f"${value:,.6f}"
+    if name in _SHARES or name == "share" or name.endswith("_share"):
+        return f"{100 * value:.2f} %"
+    return f"{value:,.4g}" if abs(value) < 1_000 else f"{value:,.0f}"
