@@ -32,10 +32,12 @@ from review_optimizer_dagster.simulator_command import add_simulator, simulator_
 from review_optimizer_dagster.statement_command import add_book, add_statement, book, statement
 from review_optimizer_dagster.tiers_command import add_tiers, tiers_command
 from review_optimizer_dagster.ui_command import add_ui, ui_command
+from review_optimizer_dagster.watch_command import add_watch, watch_command
 
 RUN, LOOK, MONEY, QUALITY, SET_UP = "run", "look", "money", "quality", "set up"
 COMMANDS = (
     Command("run", RUN, add_run, run_command),
+    Command("watch", RUN, add_watch, watch_command),
     Command("explain", LOOK, add_explain, explain_command),
     Command("alerts", LOOK, add_alerts, alerts_command),
     Command("ui", LOOK, add_ui, ui_command),

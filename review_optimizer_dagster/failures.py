@@ -131,6 +131,6 @@ def survives_closed_pipes() -> Iterator[None]:
         sys.stdout, sys.stderr = kept
 
 
-def is_reader_gone() -> bool:
-    """Whether nobody reads standard output any more."""
-    return bool(getattr(sys.stdout, "is_reader_gone", False))
+def is_reader_gone(stream: TextIO) -> bool:
+    """Whether nobody reads a standard stream any more."""
+    return bool(getattr(stream, "is_reader_gone", False))

@@ -33,8 +33,8 @@ from review_optimizer_dagster.storage.summary import (
 )
 from review_optimizer_dagster.storage.warehouse import Warehouse
 
-_PID_TAG = "review_optimizer/pid"
-_HOST_TAG = "review_optimizer/host"
+PID_TAG = "review_optimizer/pid"
+HOST_TAG = "review_optimizer/host"
 _UNFINISHED = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -88,10 +88,10 @@ def end_dead_runs(instance: DagsterInstance) -> int:
     """
     ended = 0
     runs = instance.get_runs(
-        dg.RunsFilter(statuses=_UNFINISHED, tags={_HOST_TAG: socket.gethostname()})
+        dg.RunsFilter(statuses=_UNFINISHED, tags={HOST_TAG: socket.gethostname()})
     )
     for run in runs:
-        if _is_alive(int(run.tags[_PID_TAG])):
+        if is_alive(int(run.tags[PID_TAG])):
             continue
         instance.report_run_failed(run, "the process that ran it is gone")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
@@ -99,7 +99,8 @@ def end_dead_runs(instance: DagsterInstance) -> int:
     return ended
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is there."""
     if pid == os.getpid():
         return True
     try:
@@ -123,7 +124,7 @@ def run_partition(
         partition_key=day.isoformat(),
         instance=instance,
         raise_on_error=False,
-        tags={_PID_TAG: str(os.getpid()), _HOST_TAG: socket.gethostname()},
+        tags={PID_TAG: str(os.getpid()), HOST_TAG: socket.gethostname()},
         run_config={
             "resources": {"engine": {"config": dict(engine)}},
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
