@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +34,16 @@ def is_terminal(*, stderr: bool = False) -> bool:
     """
     stream = sys.stderr if stderr else sys.stdout
     return stream.isatty() and os.environ.get("TERM") not in ("dumb", "unknown")
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Say what goes on meanwhile, in a terminal alone: it is gone when the block ends."""
+    if not (is_terminal() and is_terminal(stderr=True)):
+        yield
+        return
+    with console(stderr=True).status(what):
+        yield
 
 
 def table(*columns: str, title: str | None = None, right: tuple[str, ...] = ()) -> Table:

@@ -49,7 +49,7 @@ def defect_message(home: Home, said: str, text: str, debug: bool = False) -> str
     """A line about a defect that says where its traceback is; with `debug`, the traceback too."""
     path = write_log(home, text)
     if debug or path is None:
-        return f"{text.rstrip()}\n{PROGRAM}: this is a defect: please report it with the above"
+        return f"{said}. This is a defect: please report it with this traceback\n{text.rstrip()}"
     return (
         f"{said}. This is a defect: please report it with {path}, which has its traceback "
         "(--debug shows it here)"

@@ -22,7 +22,7 @@ from dagster import DagsterInstance
 from review_optimizer_dagster.alerts.store import raised
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.quality import target_seconds
-from review_optimizer_dagster.defs.resources import budget, utc_now
+from review_optimizer_dagster.defs.resources import budget, listener, utc_now
 from review_optimizer_dagster.storage.journal import StateStore
 from review_optimizer_dagster.storage.partition import quarantine_reasons
 from review_optimizer_dagster.storage.service import service_figures
@@ -53,6 +53,7 @@ class Outcome:
     problem: str | None  # why a step broke; None where every step ended as it should
     user_can_mend: bool
     gate_blocked: bool  # a blocking check stopped what comes after it
+    traceback: str = ""  # of a problem that nobody foresaw
 
 
 def prepare_instance_folder(home: Home) -> Path:
@@ -120,6 +121,7 @@ def run_partition(
     Raises KeyboardInterrupt where the run was interrupted; what was paid for is in the journal.
     """
     started_at, began = utc_now(), time.perf_counter()
+    listener.get().begin(len(job.nodes))
     result = job.execute_in_process(
         partition_key=day.isoformat(),
         instance=instance,
@@ -131,7 +133,7 @@ def run_partition(
         },
     )
     seconds = time.perf_counter() - began
-    problem, mendable, blocked = None, False, False
+    problem, mendable, blocked, traceback = None, False, False, ""
     for event in result.all_events:
         if not event.is_step_failure:
             continue
@@ -142,6 +144,7 @@ def run_partition(
         if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
             raise KeyboardInterrupt
         problem, mendable = _described(event)
+        traceback = "" if mendable or error is None else error.to_string()
         break
     if problem is None and not result.success and not blocked:
         problem = "the run failed; its page in the UI says where"
@@ -153,6 +156,7 @@ def run_partition(
         problem=problem,
         user_can_mend=mendable,
         gate_blocked=blocked,
+        traceback=traceback,
     )
 
 

@@ -38,11 +38,17 @@ LOCAL_SECONDS_PER_REVIEW = 20.0
 class Listener:
     """Hears how a run goes on. The command draws it; nobody listens in a scheduled run."""
 
+    def begin(self, steps: int) -> None:
+        """A run of so many steps has begun."""
+
     def step(self, name: str) -> None:
         """A step has begun."""
 
     def texts(self, done: int, total: int) -> None:
         """So many texts of this run have an answer, of so many that the model is asked about."""
+
+    def spend(self, spend: Spend) -> None:
+        """Where a tenant's budget stands: once before anything is sent, then after each change."""
 
 
 listener: ContextVar[Listener] = ContextVar("listener", default=Listener())  # noqa: B039 (stateless)
