@@ -12,6 +12,7 @@ from review_optimizer_dagster.command_line import (
     MENDABLE,
     PROGRAM,
     SAYS_NO,
+    STOPPED,
     Command,
     Commands,
     Parser,
@@ -132,16 +133,19 @@ def _dispatch(options: argparse.Namespace) -> int:
     run = next(command.run for command in COMMANDS if command.name == options.command)
     target = getattr(options, "json", None)
     try:
+        home.check_format()
         check_target(target)
         with for_programs(target):
-            return run(home, options)
+            code = run(home, options)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return MENDABLE
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{PROGRAM}: stopped; run again to go on\n")
-        return 130
+        return STOPPED
     except OSError as error:
-        return ended_by_system(home, error)
+        return ended_by_system(error)
     except Exception as error:  # Python's own exit code would say that the gate failed
         return ended_by_defect(home, error, options)

@@ -128,6 +128,11 @@ class Requests:
         """Requests without an outcome; of a run that is gone, those of unknown outcome."""
         return len(self._open)
 
+    @property
+    def last_at(self) -> datetime | None:
+        """When the last answer came."""
+        return max((each.received_at for each in self._answered), default=None)
+
     def texts(self, planned: int | None, now: datetime) -> dict[str, Any]:
         """Texts answered, of those asked or planned, with the last minute's rate."""
         answered = len(self._labelled)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -59,6 +60,10 @@ class Watcher:
             self._journal = JournalReader.of_day(self._home.journal, facts.day)
         if facts.started_at is not None and self._journal is not None:
             self._requests.add(self._journal.new_records(facts.started_at.timestamp()))
+        if facts.status == "dead" and facts.ended_at is not None:
+            # It cannot have told of its end: that was after the last thing it did.
+            last = self._requests.last_at or facts.ended_at
+            facts = replace(facts, ended_at=max(facts.ended_at, last))
         spends = self._spends(self._requests.simulated, facts.ended_at or now)
         return snapshot(facts, self._requests, spends, self._alerts(facts), now)
 

@@ -119,7 +119,7 @@ def watch(look: Look, screen: Screen, interval: float, *, once: bool, follow: bo
         if seen is not None and (is_going or (has_ended and not is_first) or once):
             screen.show(seen)
         else:
-            screen.wait(seen)
+            screen.wait(seen, once)
         if once:
             return 0 if seen is None else _ENDS.get(seen["state"], 0)
         if seen is not None and has_ended:
@@ -148,15 +148,16 @@ class Screen:
         else:
             self._say(line(seen))
 
-    def wait(self, last: Mapping[str, Any] | None) -> None:
-        """Say, once, that no run goes on, and how the last one ended."""
+    def wait(self, last: Mapping[str, Any] | None, is_over: bool) -> None:
+        """Say, once, that no run goes on, and how the last one ended; is_over: nobody waits."""
         run = last and last["run_id"]
         if run == self._waits_for:
             return
         self._waits_for = run
         if self._target is not None:
             write_line(self._target, {"at": _now(), "state": "waiting", "last": last})
-        told = "no run goes on; waiting for one (Ctrl-C ends)"
+        told = "nothing was run in this home yet" if last is None else "no run goes on"
+        told += "" if is_over else "; waiting for a run (Ctrl-C ends)"
         told += "" if last is None else f"\nlast: {line(last)}"
         if self._live is not None:
             from rich.text import Text

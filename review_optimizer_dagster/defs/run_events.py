@@ -43,9 +43,10 @@ class _Fold:
     metadata: dict[str, Any] = field(default_factory=dict)
     gate_failed: bool = False
     problem: str | None = None
+    last_at: datetime | None = None
 
     def add(self, entry: EventLogEntry) -> None:
-        event = entry.dagster_event
+        event, self.last_at = entry.dagster_event, datetime.fromtimestamp(entry.timestamp, UTC)
         if event is None:
             return
         kind, step = event.event_type_value, event.step_key
@@ -54,7 +55,7 @@ class _Fold:
         elif kind == "ENGINE_EVENT" and (found := _PID.search(event.message or "")):
             self.pid = int(found[1])
         elif kind == "STEP_START":
-            self.step, self.step_at = step, datetime.fromtimestamp(entry.timestamp, UTC)
+            self.step, self.step_at = step, self.last_at
         elif kind in ("STEP_SUCCESS", "STEP_SKIPPED") and step:
             self.done.add(step)
         elif kind == "STEP_FAILURE":
@@ -150,7 +151,7 @@ class RunEvents:
         )
         if facts.status == "dead":
             gone = f"the process that ran it (pid {fold.pid}) is gone; run the day again to go on"
-            return replace(facts, problem=gone)
+            return replace(facts, problem=gone, ended_at=fold.last_at)
         return facts
 
 
