@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 WINDOW = timedelta(minutes=1)
 MARKS = (50, 75, 90)  # per cent of a budget
 GOING = frozenset({"queued", "running"})
+EMBEDDING = "embedding"  # kind of a request that classifies nothing
 _INTENT, _OUTCOME = "intent:", "outcome:"
 
 
@@ -97,7 +98,8 @@ class Requests:
         self.retries += intent["attempt"] > 1
         self.simulated = intent["simulated"]
         self.memory = intent.get("memory") or self.memory
-        self._asked |= _texts(intent)
+        if intent["kind"] != EMBEDDING:
+            self._asked |= _texts(intent)
         self._first_sent_at = self._first_sent_at or datetime.fromisoformat(intent["sent_at"])
 
     def _settled(self, record: dict[str, Any]) -> None:
@@ -106,7 +108,11 @@ class Requests:
 
         reply = read_reply(record)
         keys = {item_id: key for item_id, key, _ in record["items"]}
-        labelled = {(record["identity"], keys[each]) for each in reply.labels if each in keys}
+        labelled = {
+            (record["identity"], keys[each])
+            for each, labels in reply.labels.items()
+            if labels  # an embedding has none
+        }
         new = labelled - self._labelled
         self._labelled |= new
         self.cost_nanos += reply_cost(record, reply, self._prices) if reply.cost_known else 0

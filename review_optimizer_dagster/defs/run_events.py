@@ -85,9 +85,10 @@ class _Fold:
 class RunEvents:
     """Reads runs and their events; what was read of a run is not read again."""
 
-    def __init__(self, home: Home) -> None:
+    def __init__(self, home: Home, instance: DagsterInstance | None = None) -> None:
+        """instance: default: that of the home, once there is one; it is closed with this."""
         self._folder = home.dagster
-        self._instance: DagsterInstance | None = None
+        self._instance = instance
         self._folds: dict[str, _Fold] = {}
 
     def close(self) -> None:
