@@ -130,8 +130,7 @@ def test_a_run_is_told_from_its_journal(home: Home, journal: DayJournal) -> None
     assert first is not None
     _answer(journal, _send(journal, 2, memory={"share": 0.4, "source": "nvml"}))
     failed = _send(journal, 3, attempt=2)
-    refused = {"http_status": 503, "body": "{}", "latency_ms": 100.0}
-    _answer(journal, failed, **refused)
+    _answer(journal, failed, http_status=503, body="{}", latency_ms=100.0)
     _send(journal, 4)
     seen = watcher.look(NOW)
     assert seen is not None
@@ -405,13 +404,6 @@ def test_a_run_whose_process_is_gone_is_dead(home: Home, shared_instance: Dagste
 def _started(instance: DagsterInstance, pid: int, host: str | None = None) -> str:
     import dagster as dg
 
-    tags = {"dagster/partition": DAY.isoformat()} | ({HOST_TAG: host} if host else {})
-    run = instance.create_run_for_job(_two_steps(dg), tags=tags, status=dg.DagsterRunStatus.STARTED)
-    instance.report_engine_event(f"Executing steps in process (pid: {pid})", run)
-    return run.run_id
-
-
-def _two_steps(dg: Any) -> Any:
     @dg.op
     def first() -> None:
         """Does nothing."""
@@ -420,7 +412,10 @@ def _two_steps(dg: Any) -> Any:
     def small() -> None:
         first()
 
-    return small
+    tags = {"dagster/partition": DAY.isoformat()} | ({HOST_TAG: host} if host else {})
+    run = instance.create_run_for_job(small, tags=tags, status=dg.DagsterRunStatus.STARTED)
+    instance.report_engine_event(f"Executing steps in process (pid: {pid})", run)
+    return run.run_id
 
 
 def test_a_run_that_was_never_made_is_none(home: Home) -> None:
