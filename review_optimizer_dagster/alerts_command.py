@@ -175,13 +175,14 @@ def _iso(time: datetime | None) -> str | None:
 
 def _print_list(shown: Sequence[Kept]) -> None:
     """Two lines an alert: a table would squeeze its message in a narrow terminal, or a pipe."""
-    from rich.console import Console
     from rich.text import Text
+
+    from review_optimizer_dagster.consoles import console
 
     if not shown:
         sys.stdout.write("no alerts\n")
         return
-    console = Console(highlight=False)
+    out = console()
     styles = {"info": "green", "warning": "yellow", "critical": "red"}
     for kept in shown:
         alert = kept.alert
@@ -193,7 +194,7 @@ def _print_list(shown: Sequence[Kept]) -> None:
         head.append(f"{alert.event}{mark}", style=styles[alert.severity])
         head.append(f"  {state}")
         # Plain text: no markup of what a message or a name holds.
-        console.print(head, Text(f"    {alert.message}"), sep="\n", soft_wrap=True)
+        out.print(head, Text(f"    {alert.message}"), sep="\n", soft_wrap=True)
 
 
 def _acknowledge(home: Home, options: argparse.Namespace) -> int:

@@ -12,6 +12,7 @@ from review_optimizer_dagster.command_line import (
     MENDABLE,
     PROGRAM,
     SAYS_NO,
+    STOPPED,
     Command,
     Commands,
     Parser,
@@ -27,15 +28,19 @@ from review_optimizer_dagster.gate_command import add_gate, gate_command
 from review_optimizer_dagster.init_command import add_init, init_command
 from review_optimizer_dagster.json_output import check_target, for_programs
 from review_optimizer_dagster.label_command import add_label, label_command
+from review_optimizer_dagster.query_command import add_query, query_command
 from review_optimizer_dagster.run_command import add_run, run_command
 from review_optimizer_dagster.simulator_command import add_simulator, simulator_command
 from review_optimizer_dagster.statement_command import add_book, add_statement, book, statement
 from review_optimizer_dagster.tiers_command import add_tiers, tiers_command
 from review_optimizer_dagster.ui_command import add_ui, ui_command
+from review_optimizer_dagster.watch_command import add_watch, watch_command
 
 RUN, LOOK, MONEY, QUALITY, SET_UP = "run", "look", "money", "quality", "set up"
 COMMANDS = (
     Command("run", RUN, add_run, run_command),
+    Command("watch", RUN, add_watch, watch_command),
+    Command("query", LOOK, add_query, query_command),
     Command("explain", LOOK, add_explain, explain_command),
     Command("alerts", LOOK, add_alerts, alerts_command),
     Command("ui", LOOK, add_ui, ui_command),
@@ -130,16 +135,19 @@ def _dispatch(options: argparse.Namespace) -> int:
     run = next(command.run for command in COMMANDS if command.name == options.command)
     target = getattr(options, "json", None)
     try:
+        home.check_format()
         check_target(target)
         with for_programs(target):
-            return run(home, options)
+            code = run(home, options)
+        sys.stdout.flush()
+        return code
     except UserError as error:
         sys.stderr.write(f"{PROGRAM}: {error}\n")
         return MENDABLE
     except KeyboardInterrupt:
         sys.stderr.write(f"\n{PROGRAM}: stopped; run again to go on\n")
-        return 130
+        return STOPPED
     except OSError as error:
-        return ended_by_system(home, error)
+        return ended_by_system(error)
     except Exception as error:  # Python's own exit code would say that the gate failed
         return ended_by_defect(home, error, options)

@@ -47,6 +47,12 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
         width = min(WIDEST_HELP, max(50, shutil.get_terminal_size().columns))
         super().__init__(prog, max_help_position=26, width=width - 2)
 
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        """Fill a description; leave what has lines of its own, as examples do."""
+        if "\n  " in text:
+            return super()._fill_text(text, width, indent)
+        return argparse.HelpFormatter._fill_text(self, text, width, indent)
+
 
 class Parser(argparse.ArgumentParser):
     """A parser whose errors name the nearest thing that exists, and where the help is."""

@@ -9,6 +9,7 @@ import tomllib
 from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -24,6 +25,8 @@ from review_optimizer_dagster.settings import (
 from review_optimizer_dagster.taxonomies import Taxonomy, load_taxonomy
 
 HOME_VARIABLE = "REVIEW_OPTIMIZER_HOME"
+HOME_FORMAT = 1
+"""Of what stands in a home; raised where a version before could not read it. 1 is not written."""
 
 
 class Home:
@@ -181,13 +184,21 @@ class Home:
 
         Raises UserError where demo data would meet a tenants.toml, or the other way round.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.folder} cannot be made ({error.strerror}): set {HOME_VARIABLE} to a folder "
+                "that can be written"
+            ) from error
         kind = "demo" if self.is_demo else "real"
         marker = self.folder / "home.json"
         if not marker.exists():
-            marker.write_text(json.dumps({"kind": kind}) + "\n", encoding="utf-8")
+            known = {"kind": kind} | ({"format": HOME_FORMAT} if HOME_FORMAT > 1 else {})
+            marker.write_text(json.dumps(known) + "\n", encoding="utf-8")
             return
-        claimed = json.loads(marker.read_text(encoding="utf-8"))["kind"]
+        self.check_format()
+        claimed = self._marker()["kind"]
         if claimed != kind:
             missing = "has lost its tenants.toml: put it back"
             mixed = "holds demo data and must not be mixed with real tenants: remove tenants.toml"
@@ -195,3 +206,26 @@ class Home:
             raise UserError(
                 f"{self.folder} {problem}, or set {HOME_VARIABLE} to another, empty folder"
             )
+
+    def check_format(self) -> None:
+        """Raise UserError where a newer version has written to the home: it is not ours to read."""
+        written = self._marker().get("format", 1)
+        if written > HOME_FORMAT:
+            raise UserError(
+                f"{self.folder} has format {written} and this version reads {HOME_FORMAT}: a newer "
+                f"review-optimizer wrote it; upgrade, or set {HOME_VARIABLE} to another folder"
+            )
+
+    def _marker(self) -> dict[str, Any]:
+        """What home.json says. Raises UserError where it is not what was written there."""
+        marker = self.folder / "home.json"
+        if not marker.exists():
+            return {}
+        try:
+            found: dict[str, Any] = json.loads(marker.read_text(encoding="utf-8"))
+            return found | {"kind": found["kind"], "format": int(found.get("format", 1))}
+        except (ValueError, TypeError, KeyError) as error:
+            raise UserError(
+                f'{marker} is not valid: write {{"kind": "demo"}} or {{"kind": "real"}} into it, '
+                "whichever the home is"
+            ) from error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import os
 import platform
 import sys
@@ -16,29 +15,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from review_optimizer_dagster.command_line import BROKEN, MENDABLE, PROGRAM
+from review_optimizer_dagster.errors import system_problem
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.config import Home
 
 DEBUG_VARIABLE = "REVIEW_OPTIMIZER_DEBUG"
-_FULL = {errno.ENOSPC, errno.EDQUOT}
-_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS}
 
 
-def ended_by_system(home: Home, error: OSError) -> int:
+def ended_by_system(error: OSError) -> int:
     """Say what the system refused and what to do; returns the exit code."""
     where = f"{error.filename}: " if error.filename else ""
-    said = f"{where}{error.strerror or error}"
-    if error.errno in _FULL:
-        said += ": make room there, then run again; what was paid for is kept"
-    elif error.errno in _FORBIDDEN:
-        said += f": it must be writable, as must all of {home.folder} ($REVIEW_OPTIMIZER_HOME)"
+    said = system_problem(error) or f"{where}{error.strerror or error}"
     sys.stderr.write(f"{PROGRAM}: {said}\n")
     return MENDABLE
 
 
 def ended_by_defect(home: Home, error: Exception, options: argparse.Namespace) -> int:
-    """Write the traceback of what nobody foresaw, and say where it is; returns the exit code."""
+    """Write the traceback of what nobody foresaw, and say where it is; returns the exit code.
+
+    What a database says of a full disk, or of one that is not ours to write, is no defect.
+    """
+    if (refused := system_problem(error)) is not None:
+        sys.stderr.write(f"{PROGRAM}: {refused}\n")
+        return MENDABLE
     text = "".join(traceback.format_exception(error))
     said = f"{type(error).__name__}: {error}".splitlines()[0]
     sys.stderr.write(f"{PROGRAM}: {defect_message(home, said, text, is_debug(options))}\n")
@@ -49,7 +49,7 @@ def defect_message(home: Home, said: str, text: str, debug: bool = False) -> str
     """A line about a defect that says where its traceback is; with `debug`, the traceback too."""
     path = write_log(home, text)
     if debug or path is None:
-        return f"{text.rstrip()}\n{PROGRAM}: this is a defect: please report it with the above"
+        return f"{said}. This is a defect: please report it with this traceback\n{text.rstrip()}"
     return (
         f"{said}. This is a defect: please report it with {path}, which has its traceback "
         "(--debug shows it here)"
@@ -87,8 +87,8 @@ class _Stream:
     `review-optimizer gate | head -1` is no error, and the exit code must still be the gate's.
     """
 
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
+    def __init__(self, stream: TextIO, name: str) -> None:
+        self._stream, self._name = stream, name
         self.is_reader_gone = False
 
     def write(self, text: str) -> int:
@@ -112,7 +112,7 @@ class _Stream:
             os.close(nowhere)
         self.is_reader_gone = True
         if not isinstance(error, BrokenPipeError):
-            raise OSError(error.errno, error.strerror, getattr(self._stream, "name", "output"))
+            raise OSError(error.errno, error.strerror, self._name)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
@@ -122,8 +122,8 @@ class _Stream:
 def survives_closed_pipes() -> Iterator[None]:
     """Let nobody's leaving end a command: what is written to a closed pipe goes nowhere."""
     kept = sys.stdout, sys.stderr
-    sys.stdout = cast("TextIO", _Stream(sys.stdout))
-    sys.stderr = cast("TextIO", _Stream(sys.stderr))
+    sys.stdout = cast("TextIO", _Stream(sys.stdout, "standard output"))
+    sys.stderr = cast("TextIO", _Stream(sys.stderr, "standard error"))
     try:
         yield
         sys.stdout.flush()
@@ -131,6 +131,6 @@ def survives_closed_pipes() -> Iterator[None]:
         sys.stdout, sys.stderr = kept
 
 
-def is_reader_gone() -> bool:
-    """Whether nobody reads standard output any more."""
-    return bool(getattr(sys.stdout, "is_reader_gone", False))
+def is_reader_gone(stream: TextIO) -> bool:
+    """Whether nobody reads a standard stream any more."""
+    return bool(getattr(stream, "is_reader_gone", False))

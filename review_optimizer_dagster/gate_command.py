@@ -77,10 +77,12 @@ def add_gate(commands: Any) -> None:
 
 def gate_command(home: Home, options: argparse.Namespace) -> int:
     """Do what the options of `add_gate` say; returns the exit code."""
+    from review_optimizer_dagster.consoles import working
     from review_optimizer_dagster.storage.gate import judged_days
     from review_optimizer_dagster.storage.warehouse import Warehouse
 
-    with Warehouse(database=str(home.warehouse)).open(read_only=True) as connection:
+    warehouse = Warehouse(database=str(home.warehouse))
+    with working("reading the gate's verdicts"), warehouse.open(read_only=True) as connection:
         days = judged_days(connection, 1)
         day = options.date or (days[-1] if days else None)
         if day is None:
@@ -146,13 +148,14 @@ def _export(
 
 
 def _print(day: date, found: dict[str, list[dict[str, Any]]]) -> None:
-    from rich.console import Console
+    from review_optimizer_dagster.consoles import console
 
-    console = Console()
-    console.print(f"gate of {day}", highlight=False)
-    console.print(_table(found["verdicts"], _SHOWN["verdicts"]))
+    out = console()
+    out.print(f"gate of {day}")
+    out.print(_table(found["verdicts"], _SHOWN["verdicts"]))
     for row in found["verdicts"]:
-        console.print(f"{row['tenant']} {row['verdict']}: {row['detail']}", highlight=False)
+        told = f"{row['tenant']} {row['verdict']}: {row['detail']}"
+        out.print(told, markup=False, soft_wrap=True)
     titles = {
         "accuracy": "accuracy by part, by each truth",
         "causes": "what failed days come from",
@@ -161,19 +164,22 @@ def _print(day: date, found: dict[str, list[dict[str, Any]]]) -> None:
     for name, title in titles.items():
         rows = found[name]
         if rows:
-            console.print(f"\n{title}", highlight=False)
-            console.print(_table(rows[:_MOST_ROWS], _SHOWN[name]))
+            out.print(f"\n{title}")
+            out.print(_table(rows[:_MOST_ROWS], _SHOWN[name]))
         if len(rows) > _MOST_ROWS:
-            console.print(f"and {len(rows) - _MOST_ROWS:,} more: --json has them", highlight=False)
+            out.print(f"and {len(rows) - _MOST_ROWS:,} more: --json has them")
 
 
 def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(*columns)
+    from review_optimizer_dagster.consoles import table
+
+    made = table(*columns)
     for row in rows:
-        table.add_row(*(_cell(row[name]) for name in columns))
-    return table
+        # Plain text: no markup of what a name or a label holds.
+        made.add_row(*(Text(_cell(row[name])) for name in columns))
+    return made
 
 
 def _cell(value: object) -> str:

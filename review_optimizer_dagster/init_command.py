@@ -33,9 +33,8 @@ def add_init(commands: Any) -> None:
 
 def init_command(home: Home, options: argparse.Namespace) -> int:
     """Write a commented tenants.toml."""
-    from rich.console import Console
-
     from review_optimizer_dagster.config import HOME_VARIABLE
+    from review_optimizer_dagster.consoles import console
     from review_optimizer_dagster.template import commented_settings
 
     if not home.is_demo:
@@ -47,11 +46,11 @@ def init_command(home: Home, options: argparse.Namespace) -> int:
         )
     home.folder.mkdir(parents=True, exist_ok=True)
     home.tenants_file.write_text(commented_settings(), encoding="utf-8")
-    Console(soft_wrap=True).print(
+    console().print(
         f"wrote {home.tenants_file}\nNext: name your tenants there, put files into "
         f"{home.inbox}/TENANT/YYYY-MM-DD/, export the key, and run `review-optimizer run`.",
         markup=False,
-        highlight=False,
+        soft_wrap=True,
     )
     write_json(options.json, {"home": home.folder, "tenants_file": home.tenants_file})
     return 0

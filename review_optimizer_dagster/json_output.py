@@ -58,13 +58,23 @@ def write_json(target: Path | None, value: Any) -> None:
         return
     text = json.dumps(value, indent=2, default=str, ensure_ascii=False) + "\n"
     if target == STANDARD_OUTPUT:
-        (_output.get() or sys.stdout).write(text)
+        standard_output().write(text)
     else:
         target.write_text(text, encoding="utf-8")
 
 
-def write_line(value: Any) -> None:
-    """Write one JSON object as a line of standard output, and let a pipe have it at once."""
-    stream = _output.get() or sys.stdout
-    stream.write(json.dumps(value, default=str, ensure_ascii=False) + "\n")
-    stream.flush()
+def write_line(target: Path, value: Any) -> None:
+    """Write one JSON object as a line, and let whoever reads have it at once."""
+    line = json.dumps(value, default=str, ensure_ascii=False) + "\n"
+    if target == STANDARD_OUTPUT:
+        stream = standard_output()
+        stream.write(line)
+        stream.flush()
+        return
+    with target.open("a", encoding="utf-8") as file:
+        file.write(line)
+
+
+def standard_output() -> TextIO:
+    """Where a program reads, also while the text for people goes nowhere."""
+    return _output.get() or sys.stdout

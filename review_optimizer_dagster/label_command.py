@@ -91,7 +91,11 @@ def add_label(commands: Any) -> None:
 def label_command(home: Home, options: argparse.Namespace) -> int:
     """Do what the options of `add_label` say; returns the exit code."""
     _check(home, options)
-    done = _take(home, options) if options.take is not None else _draw(home, options)
+    from review_optimizer_dagster.consoles import working
+
+    taking = options.take is not None
+    with working("taking the labels" if taking else "drawing the sample"):
+        done = _take(home, options) if taking else _draw(home, options)
     write_json(options.json, done)
     return 1 if done.get("quarantined") else 0
 

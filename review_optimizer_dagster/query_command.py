@@ -8,23 +8,27 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.command_line import add_json
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     import polars as pl
     from rich.console import Console
     from rich.table import Table
 
+    from review_optimizer_dagster.config import Home
     from review_optimizer_dagster.storage.queries import Query
 
-EXAMPLES = """examples:
-  review-optimizer query                                  list the questions
-  review-optimizer query costs                            or 01_costs, or 1
-  review-optimizer query costs --set month=2026-11
-  review-optimizer query turning_negative --set part=product --csv negative.csv
-  review-optimizer query where_from --set review_id=r-17 --set tenant=acme
-  review-optimizer query quality --sql                    print its SQL, to change it
+_DESCRIPTION = """Answers a question from published/analytics.duckdb, which is only read: while a
+run goes on too."""
+_EXAMPLES = """
+review-optimizer query                                  list the questions
+review-optimizer query costs                            or 01_costs, or 1
+review-optimizer query costs --set month=2026-11
+review-optimizer query turning_negative --set part=product --csv negative.csv
+review-optimizer query where_from --set review_id=r-17 --set tenant=acme
+review-optimizer query quality --sql                    print its SQL, to change it
 """
 _MOST_ROWS = 50  # that a terminal is shown
 _PIPE_WIDTH = 1_000  # where nobody looks at once: a table is not folded to be searched
@@ -35,13 +39,12 @@ _SHARES = (  # that are not called so
 
 
 def add_query(commands: Any) -> None:
-    """The command and its options."""
+    """Add the command to a parser's."""
     query = commands.add_parser(
         "query",
         help="answer one of the questions that analysts ask first",
-        description="Answers a question from published/analytics.duckdb, which is only read.",
-        epilog=EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
+        description=_DESCRIPTION,
+        examples=_EXAMPLES,
     )
     query.add_argument("name", nargs="?", help="name or number (default: list the questions)")
     query.add_argument(
@@ -54,7 +57,7 @@ def add_query(commands: Any) -> None:
     )
     query.add_argument("--sql", action="store_true", help="print the SQL instead of running it")
     query.add_argument("--csv", type=Path, metavar="OUT", help="write the rows here as CSV")
-    query.add_argument("--json", type=Path, metavar="OUT", help="write the rows here as JSON")
+    add_json(query, "the rows (or the list of questions)")
 
 
 def _assignment(text: str) -> tuple[str, str]:
@@ -66,30 +69,28 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def query_command(home: Home, options: argparse.Namespace) -> int:
     """List the questions, or answer one. Returns the exit code."""
-    from rich.console import Console
-
+    from review_optimizer_dagster.consoles import console
     from review_optimizer_dagster.storage.queries import named_query, queries, run_query
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console = Console(highlight=False, width=_PIPE_WIDTH)
     if options.name is None:
-        _show_list(console, queries())
+        write_json(
+            options.json,
+            [{"name": q.name, "question": q.question, "parameters": q.names} for q in queries()],
+        )
+        _show_list(console(), queries())
         return 0
     query = named_query(options.name)
     if options.sql:
         sys.stdout.write(query.sql)
         return 0
-    for path in (options.csv, options.json):
-        if path is not None and not path.absolute().parent.is_dir():
-            raise UserError(f"{path}: its folder does not exist")
+    if options.csv is not None and not options.csv.absolute().parent.is_dir():
+        raise UserError(f"--csv {options.csv}: its folder does not exist; make it, or give another")
     rows = run_query(home.published / "analytics.duckdb", query, dict(options.set))
     if options.csv is not None:
         rows.write_csv(options.csv)
-    if options.json is not None:
-        rows.write_json(options.json)
+    write_json(options.json, rows.rows(named=True))
     if options.csv is None and options.json is None:
-        _show(console, query, rows)
+        _show(console(), query, rows)
     return 0
 
 

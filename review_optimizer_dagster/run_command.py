@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from review_optimizer_dagster.command_line import add_date, add_json, parse_rate, parse_seconds
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.failures import defect_message, is_debug
 from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
@@ -140,8 +141,13 @@ def run_command(home: Home, options: argparse.Namespace) -> int:
     with RunDisplay(day):
         outcome = run_day(home, day, engine)
     if outcome.problem is not None:
-        print_problem(outcome.problem)
-        return 2 if outcome.user_can_mend else 3
+        if outcome.user_can_mend:
+            print_problem(outcome.problem)
+            return 2
+        print_problem(
+            defect_message(home, outcome.problem, outcome.traceback, debug=is_debug(options))
+        )
+        return 3
     name = home.settings.engine.name if engine["name"] == "configured" else engine["name"]
     summary = summarise(home, day, name, outcome)
     print_summary(summary)

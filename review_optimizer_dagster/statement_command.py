@@ -137,15 +137,18 @@ def _usd(text: str) -> int:
 
 def statement(home: Home, options: argparse.Namespace) -> int:
     """Print a tenant's statement, and write it where asked. Returns the exit code."""
-    from rich.console import Console
-
+    from review_optimizer_dagster.consoles import console, working
     from review_optimizer_dagster.storage import statement as stored
 
     for name, path in (("--csv", options.csv), ("--entries", options.entries)):
         if path is not None and not path.absolute().parent.is_dir():
             raise UserError(f"{name} {path}: its folder does not exist; make it first")
     tenant, at = options.tenant, options.as_of or datetime.now(UTC)
-    with _warehouse(home).open(read_only=True) as connection, _of_this_version(home):
+    with (
+        working("adding up the ledger"),
+        _warehouse(home).open(read_only=True) as connection,
+        _of_this_version(home),
+    ):
         month = options.month or stored.last_day(connection, tenant)
         if month is None:
             known = ", ".join(stored.billed_tenants(connection)) or "none"
@@ -157,7 +160,7 @@ def statement(home: Home, options: argparse.Namespace) -> int:
             entries = stored.read_entries(connection, tenant, first, last, at)
             with_dollars(entries).write_csv(options.entries)
     told = as_json(tenant, first, options.as_of, found)
-    show(Console(highlight=False), told, found)
+    show(console(), told, found)
     if options.csv is not None:
         with_dollars(found["lines"]).write_csv(options.csv)
     write_json(options.json, told)
@@ -263,7 +266,7 @@ def _bookings(changes: pl.DataFrame) -> list[dict[str, Any]]:
 
 def show(console: Console, told: Mapping[str, Any], found: Mapping[str, pl.DataFrame]) -> None:
     """The statement as tables."""
-    from rich.table import Table
+    from review_optimizer_dagster.consoles import table
 
     as_of = f", as of {told['as_of']}" if told["as_of"] else ""
     console.print(f"[bold]{told['tenant']}  {told['month']}{as_of}[/]")
@@ -271,17 +274,16 @@ def show(console: Console, told: Mapping[str, Any], found: Mapping[str, pl.DataF
         console.print("no entry in that month")
     for name, book in told["books"].items():
         mark = "  [yellow]SIMULATED: no money was spent[/]" if name == "simulated" else ""
-        table = Table(title=f"{name} money{mark}", title_justify="left")
-        for column in ("purpose, then day", "entries", "cost", "avoided"):
-            table.add_column(column, justify="left" if "day" in column else "right")
+        right = ("entries", "cost", "avoided")
+        made = table("purpose, then day", *right, title=f"{name} money{mark}", right=right)
         for by in ("purpose", "day"):
             for row in book[f"by_{by}"]:
                 dollars = f"${row['cost_usd']}", f"${row['avoided_usd']}"
-                table.add_row(str(row[by]), f"{row['entries']:,}", *dollars)
-            table.add_section()
+                made.add_row(str(row[by]), f"{row['entries']:,}", *dollars)
+            made.add_section()
         dollars = f"${book['cost_usd']}", f"${book['avoided_usd']}"
-        table.add_row("total", f"{book['entries']:,}", *dollars, style="bold")
-        console.print(table)
+        made.add_row("total", f"{book['entries']:,}", *dollars, style="bold")
+        console.print(made)
         if Decimal(book["held_usd"]):
             console.print(f"held for requests of unknown outcome, not billed: ${book['held_usd']}")
     for row in _bookings(found["changes"]):
@@ -289,6 +291,7 @@ def show(console: Console, told: Mapping[str, Any], found: Mapping[str, pl.DataF
             f"{row['booked_at']:%Y-%m-%d %H:%M} {row['kind']} of ${usd(row['cost_nanos'])} "
             f"to {row['day']}, {row['entries']:,} entries: {row['note']}",
             markup=False,
+            soft_wrap=True,
         )
     if told["reconciles"]:
         console.print("ledger, requests and daily sums agree to the nano-dollar")

@@ -89,22 +89,23 @@ def _as_json(home: Home, pauses: Sequence[TierPause]) -> dict[str, Any]:
 
 def _print(home: Home, paused: Sequence[TierPause]) -> None:
     """Two lines a pause: a table would squeeze its reason in a narrow terminal, or a pipe."""
-    from rich.console import Console
     from rich.text import Text
 
-    console = Console(highlight=False)
+    from review_optimizer_dagster.consoles import console
+
+    out = console()
     for number, tier in enumerate(home.settings.engine.ladder, start=1):
         names = sorted({pause.tenant for pause in paused if pause.tier == tier.name})
         line = Text(f"{number}. {tier.name}  {tier.model}")
         if names:
             line.append(f"  paused for {', '.join(names)}", style="red")
-        console.print(line, soft_wrap=True)
+        out.print(line, soft_wrap=True)
     for pause in paused:
         mark = " (simulated)" if pause.simulated else ""
         head = Text(f"{pause.since:%Y-%m-%d %H:%M}  {pause.tenant}  {pause.taxonomy}  {pause.tier}")
         head.append(f"  paused{mark}", style="red")
         why = Text(f"    {pause.reason}; request {pause.request_id}")
-        console.print(head, why, sep="\n", soft_wrap=True)
+        out.print(head, why, sep="\n", soft_wrap=True)
     if not paused:
         sys.stdout.write("nothing is paused\n")
 

@@ -29,9 +29,11 @@ from review_optimizer_dagster.defs.resources import (
     budget,
     listener,
     step,
+    utc_now,
 )
 from review_optimizer_dagster.defs.response_times import SPEC, response_time_result, watch_day
 from review_optimizer_dagster.defs.sampling import quality_watch, store_samples
+from review_optimizer_dagster.money.budgets import Spend
 from review_optimizer_dagster.storage import audits as audit_storage
 from review_optimizer_dagster.storage import history, learning, partition
 from review_optimizer_dagster.storage.journal import DayJournal
@@ -336,6 +338,7 @@ def send(
 
     judge = engine.judge(home, taxonomies) if engine.simulated(home) else None
     log, simulated = dg.get_dagster_logger(), judge is not None
+    hears = listener.get()
     with (
         home_folder.state() as state,
         budget_watch(home_folder, state, log) as watch,
@@ -344,6 +347,13 @@ def send(
         ) as quality,
         engine.endpoint(home, judge) as endpoint,
     ):
+
+        def changed(spend: Spend) -> None:
+            watch(spend)
+            hears.spend(spend)
+
+        for tenant in batches["tenant"].unique().sort():
+            hears.spend(budget(home, state, tenant, simulated).state(utc_now()))
         done = classify(
             batches,
             with_texts,
@@ -351,13 +361,13 @@ def send(
             endpoint,
             journal,
             journal.generation,
-            lambda tenant: budget(home, state, tenant, endpoint.simulated, watch),
+            lambda tenant: budget(home, state, tenant, endpoint.simulated, changed),
             home_folder.prices(),
             by_batch=by_batch,
             quality=quality,
             redact=home.settings.input.redact,
             seed=home.settings.batches.seed,
-            progress=listener.get().texts,
+            progress=hears.texts,
         )
     return done.unsent
 

@@ -22,7 +22,7 @@ from dagster import DagsterInstance
 from review_optimizer_dagster.alerts.store import raised
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.quality import target_seconds
-from review_optimizer_dagster.defs.resources import budget, utc_now
+from review_optimizer_dagster.defs.resources import budget, listener, utc_now
 from review_optimizer_dagster.storage.journal import StateStore
 from review_optimizer_dagster.storage.partition import quarantine_reasons
 from review_optimizer_dagster.storage.service import service_figures
@@ -33,8 +33,8 @@ from review_optimizer_dagster.storage.summary import (
 )
 from review_optimizer_dagster.storage.warehouse import Warehouse
 
-_PID_TAG = "review_optimizer/pid"
-_HOST_TAG = "review_optimizer/host"
+PID_TAG = "review_optimizer/pid"
+HOST_TAG = "review_optimizer/host"
 _UNFINISHED = [
     dg.DagsterRunStatus.STARTING,
     dg.DagsterRunStatus.STARTED,
@@ -53,6 +53,7 @@ class Outcome:
     problem: str | None  # why a step broke; None where every step ended as it should
     user_can_mend: bool
     gate_blocked: bool  # a blocking check stopped what comes after it
+    traceback: str = ""  # of a problem that nobody foresaw
 
 
 def prepare_instance_folder(home: Home) -> Path:
@@ -88,10 +89,10 @@ def end_dead_runs(instance: DagsterInstance) -> int:
     """
     ended = 0
     runs = instance.get_runs(
-        dg.RunsFilter(statuses=_UNFINISHED, tags={_HOST_TAG: socket.gethostname()})
+        dg.RunsFilter(statuses=_UNFINISHED, tags={HOST_TAG: socket.gethostname()})
     )
     for run in runs:
-        if _is_alive(int(run.tags[_PID_TAG])):
+        if is_alive(int(run.tags[PID_TAG])):
             continue
         instance.report_run_failed(run, "the process that ran it is gone")
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
@@ -99,7 +100,8 @@ def end_dead_runs(instance: DagsterInstance) -> int:
     return ended
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process of this machine is there."""
     if pid == os.getpid():
         return True
     try:
@@ -123,18 +125,19 @@ def run_partition(
     Raises KeyboardInterrupt where the run was interrupted; what was paid for is in the journal.
     """
     started_at, began = utc_now(), time.perf_counter()
+    listener.get().begin(len(job.nodes))
     result = job.execute_in_process(
         partition_key=day.isoformat(),
         instance=instance,
         raise_on_error=False,
-        tags={_PID_TAG: str(os.getpid()), _HOST_TAG: socket.gethostname(), **(tags or {})},
+        tags={PID_TAG: str(os.getpid()), HOST_TAG: socket.gethostname(), **(tags or {})},
         run_config={
             "resources": {"engine": {"config": dict(engine)}},
             "loggers": {"console": {"config": {"log_level": "CRITICAL"}}},
         },
     )
     seconds = time.perf_counter() - began
-    problem, mendable, blocked = None, False, False
+    problem, mendable, blocked, traceback = None, False, False, ""
     for event in result.all_events:
         if not event.is_step_failure:
             continue
@@ -145,6 +148,7 @@ def run_partition(
         if error is not None and error.cls_name == "DagsterExecutionInterruptedError":
             raise KeyboardInterrupt
         problem, mendable = _described(event)
+        traceback = "" if mendable or error is None else error.to_string()
         break
     if problem is None and not result.success and not blocked:
         problem = "the run failed; its page in the UI says where"
@@ -156,6 +160,7 @@ def run_partition(
         problem=problem,
         user_can_mend=mendable,
         gate_blocked=blocked,
+        traceback=traceback,
     )
 
 

@@ -18,7 +18,7 @@ from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.batching import Tier
 from review_optimizer_dagster.core.cache import Identity
 from review_optimizer_dagster.core.classifier import Endpoint, Readout, read_requests
-from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.errors import UserError, system_problem
 from review_optimizer_dagster.exchange.prompt import Asking, Form, prompt_identity, reply_form
 from review_optimizer_dagster.money.budgets import Budget, Spend, State, budget_version
 from review_optimizer_dagster.money.prices import PriceTable, load_prices
@@ -38,11 +38,17 @@ LOCAL_SECONDS_PER_REVIEW = 20.0
 class Listener:
     """Hears how a run goes on. The command draws it; nobody listens in a scheduled run."""
 
+    def begin(self, steps: int) -> None:
+        """A run of so many steps has begun."""
+
     def step(self, name: str) -> None:
         """A step has begun."""
 
     def texts(self, done: int, total: int) -> None:
         """So many texts of this run have an answer, of so many that the model is asked about."""
+
+    def spend(self, spend: Spend) -> None:
+        """Where a tenant's budget stands: once before anything is sent, then after each change."""
 
 
 listener: ContextVar[Listener] = ContextVar("listener", default=Listener())  # noqa: B039 (stateless)
@@ -52,7 +58,8 @@ listener: ContextVar[Listener] = ContextVar("listener", default=Listener())  # n
 def step(name: str) -> Iterator[None]:
     """A step of a run: announced, and with what the user must mend shown as it is.
 
-    Raises Failure, which is never retried, in place of UserError.
+    Raises Failure, which is never retried, in place of UserError, and of what the system refuses:
+    a full disk, a folder that may not be written.
     """
     listener.get().step(name)
     try:
@@ -61,6 +68,10 @@ def step(name: str) -> Iterator[None]:
         raise dg.DagsterExecutionInterruptedError from stopped  # a cancelled run, not a broken one
     except UserError as error:
         raise dg.Failure(description=str(error), allow_retries=False) from error
+    except Exception as error:
+        if (refused := system_problem(error)) is None:
+            raise
+        raise dg.Failure(description=refused, allow_retries=False) from error
 
 
 class HomeFolder(dg.ConfigurableResource[Home]):

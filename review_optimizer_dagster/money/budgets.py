@@ -109,6 +109,11 @@ def budget_versions(state: State, tenant: str) -> list[Version]:
     return _versions(state.get(_VERSIONS + tenant) or [])
 
 
+def budgeted_tenants(state: State) -> list[str]:
+    """Every tenant whose budget was ever looked at, in order."""
+    return [key.removeprefix(_VERSIONS) for key in state.keys(_VERSIONS)]
+
+
 def _versions(held: JSON) -> list[Version]:
     return [
         Version(number, each["amount"], each["period"], datetime.fromisoformat(each["began"]))
