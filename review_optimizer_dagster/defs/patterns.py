@@ -350,9 +350,9 @@ def take_evidence(
     group_name="archive",
     kinds={"scikitlearn", "duckdb"},
     pool="warehouse",
-    description="`pattern_certificates`: a row is a label that a learned pattern may give from a "
-    "certain confidence on, with the bound of its error there; without one it abstains. Trained "
-    "anew when the archive has grown; `pattern_versions` has a row a training.",
+    description="A row is a label that a learned pattern may give from a certain confidence on, "
+    "with the bound of its error there; without one it abstains. In `pattern_certificates`; "
+    "trained anew when the archive has grown, and `pattern_versions` has a row a training.",
 )
 def category_patterns(
     context: dg.AssetExecutionContext,
