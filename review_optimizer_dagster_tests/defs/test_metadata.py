@@ -60,7 +60,10 @@ def test_what_fails_is_shown_first_and_says_where_the_rest_is() -> None:
     assert known == dg.MetadataValue.text(
         "3 of 1,200 shown. All of them: FROM t, in warehouse.duckdb"
     )
-    assert failing("wrong", rows.clear(), "FROM t")["wrong_query"] == dg.MetadataValue.text("none")
+    assert failing("wrong", rows.clear(), "FROM t") == {
+        "wrong": dg.MetadataValue.text("none"),
+        "wrong_in_all": dg.MetadataValue.int(0),
+    }
 
 
 def test_a_figure_that_is_not_known_leaves_a_gap_in_its_plot() -> None:
