@@ -13,7 +13,9 @@ import time
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 LOOPBACK = "127.0.0.1"
@@ -37,7 +39,7 @@ class ReportsHandler(SimpleHTTPRequestHandler):
 
     server_version = "review-optimizer"
 
-    def send_head(self):  # type: ignore[no-untyped-def]  # of the standard library, untyped
+    def send_head(self) -> BytesIO | BinaryIO | None:
         """Answer GET and HEAD; returns the open file, or None where there is none."""
         host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
         if host not in _LOCAL_NAMES:
@@ -45,7 +47,8 @@ class ReportsHandler(SimpleHTTPRequestHandler):
             return None
         path = unquote(urlsplit(self.path).path)
         if path == "/":
-            return self._index()
+            self._send_index()
+            return None
         if not self._is_served(path):
             self.send_error(HTTPStatus.NOT_FOUND)
             return None
@@ -60,7 +63,7 @@ class ReportsHandler(SimpleHTTPRequestHandler):
         wanted = folder.joinpath(*parts).resolve()  # a link may lead out of it
         return wanted.is_file() and wanted.is_relative_to(folder)
 
-    def _index(self):  # type: ignore[no-untyped-def]  # as above
+    def _send_index(self) -> None:
         body = index_page(Path(self.directory)).encode()
         self.send_response(HTTPStatus.OK)
         self.send_header("Content-Type", "text/html; charset=utf-8")
