@@ -52,6 +52,7 @@ _SHOWN_VERDICTS = (
     "tenant", "taxonomy", "verdict", "truth", "n", "correct", "accuracy", "lower", "upper",
     "threshold", "goal", "needed", "standing_verdict", "standing_lower", "standing_days",
 )  # fmt: skip
+_SHOWN_REVIEWS = ("tenant", "review_id", "category", "level", "labels", "known", "text")
 _SHOWN_CELLS = ("truth", "dimension", "name", "n", "correct", "accuracy", "lower", "upper", "below")
 
 
@@ -317,7 +318,7 @@ def quality_result(judged: Gate, verdicts: pl.DataFrame, about: Shown) -> dg.Ass
             **failing("causes", about.causes, f"FROM gate_causes {of_day}"),
             **failing(
                 "failing_reviews",
-                about.wrong,
+                about.wrong.select(_SHOWN_REVIEWS),
                 f"FROM scored_reviews {of_day} AND NOT correct",
                 wrong,
             ),

@@ -19,6 +19,7 @@ from review_optimizer_dagster.defs.execution import open_instance
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.storage import ledger, publish
 from review_optimizer_dagster.storage.warehouse import Warehouse
+from review_optimizer_dagster.taxonomies import load_taxonomy
 from review_optimizer_dagster_tests.conftest import DAY, Runner, deliver, query, reviews
 
 NEXT_DAY = DAY + timedelta(days=1)
@@ -150,12 +151,11 @@ def test_retrain_trains_where_nothing_asks_for_it(
 
     def retrained(**config: Any) -> dg.ExecuteInProcessResult:
         job = definitions_of(Home(home.folder)).resolve_job_def("retrain")
-        given = {"retrain": True} | config
         return job.execute_in_process(
             instance=shared_instance,
             partition_key=DAY.isoformat(),
             raise_on_error=False,
-            run_config={"ops": {"category_patterns": {"config": given}}},
+            run_config={"ops": {"category_patterns": {"config": config}}},
         )
 
     assert retrained(tenant="acme").success
@@ -164,13 +164,17 @@ def test_retrain_trains_where_nothing_asks_for_it(
     assert after["trained_at"][0] > before["trained_at"][0]
     assert after["trained_at"][1] == before["trained_at"][1]
     assert "'nobody' is no tenant" in failure(retrained(tenant="nobody"))
-    assert "set retrain too" in failure(retrained(tenant="acme", retrain=False))
+    assert "set train to anew" in failure(retrained(tenant="acme", train="when_due"))
 
 
 def test_the_retrain_job_opens_with_what_it_is_for() -> None:
     """Launched as it stands in the Launchpad, it trains."""
     config = patterns.PatternsConfig()
-    assert (config.retrain, config.tenant) == (False, "")  # as the daily job runs the step
+    scope = patterns.Scope("acme|...", ("acme",), load_taxonomy("reviews"), 0.03)
+    assert config.trains_anew(scope, "retrain")
+    assert not config.trains_anew(scope, "daily_reviews")
+    assert patterns.PatternsConfig(train="anew").trains_anew(scope, "daily_reviews")
+    assert not patterns.PatternsConfig(tenant="globex").trains_anew(scope, "retrain")
     job = definitions_of(Home.from_environment()).resolve_job_def("retrain")
     assert job.partitions_def is not None
     assert [key.to_user_string() for key in job.asset_layer.executable_asset_keys] == [
