@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import html
-import io
 import os
 import socket
 import subprocess
@@ -14,6 +13,7 @@ import time
 from functools import partial
 from http import HTTPStatus
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
@@ -39,7 +39,7 @@ class ReportsHandler(SimpleHTTPRequestHandler):
 
     server_version = "review-optimizer"
 
-    def send_head(self) -> io.BytesIO | BinaryIO | None:
+    def send_head(self) -> BytesIO | BinaryIO | None:
         """Answer GET and HEAD; returns the open file, or None where there is none."""
         host = (self.headers.get("Host") or "").rsplit(":", 1)[0]
         if host not in _LOCAL_NAMES:

@@ -17,6 +17,7 @@ from review_optimizer_dagster.defs.alerting import (
 )
 from review_optimizer_dagster.defs.drift import news_of
 from review_optimizer_dagster.defs.partitions import DAILY
+from review_optimizer_dagster.defs.patterns import RETRAIN
 from review_optimizer_dagster.defs.resources import HomeFolder, budget, utc_now
 from review_optimizer_dagster.defs.response_times import (
     changed_journals,
@@ -44,18 +45,15 @@ daily_reviews = dg.define_asset_job(
     selection=dg.AssetSelection.all(),
     partitions_def=DAILY,
     executor_def=dg.in_process_executor,
-    tags={"domain": "operations"},
     description="One day of delivery, from the inbox to the published tables. Run again, it asks "
     "and pays for nothing that was paid for. Who answers is the resource `engine` of its config.",
 )
 
 retrain = dg.define_asset_job(
-    "retrain",
+    RETRAIN,
     selection=dg.AssetSelection.assets("category_patterns").without_checks(),
     partitions_def=DAILY,
     executor_def=dg.in_process_executor,
-    config={"ops": {"category_patterns": {"config": {"retrain": True, "tenant": ""}}}},
-    tags={"domain": "cache"},
     description="Trains the learned patterns of a day anew, from the archive as it stood at its "
     "end, although it has not grown enough since the last training; then certifies them anew. "
     "`tenant` of the op's config names one pattern alone.",

@@ -207,7 +207,6 @@ def run_days_in_order(
     "from the days before it and never from later ones. A day that is running already is left "
     "alone. Which days: first_day, last_day and days of the op's config. Each day is a run of "
     f"daily_reviews, tagged {RUN_TAG}.",
-    tags={"domain": "operations"},
 )
 def backfill() -> None:
     """Several days of delivery."""

@@ -192,8 +192,8 @@ def cache_resolution(
     group_name="archive",
     kinds={"duckdb"},
     pool="warehouse",
-    description="L3 of the cache. A row is a text that the model answered itself, on a tenant-day "
-    "that the gate let through; later days are answered from it.",
+    description="A row is a text that the model answered itself, on a tenant-day that the gate "
+    "let through; later days are answered from it. It is L3 of the cache.",
 )
 def review_archive(
     context: dg.AssetExecutionContext, warehouse: Warehouse

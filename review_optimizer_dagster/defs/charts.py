@@ -13,6 +13,7 @@ DAYS: Final = 14
 MOST_CHARACTERS: Final = 1000  # of markdown that the UI shows without a click, which is less
 _LEVELS: Final = "▁▂▃▄▅▆▇█"
 _NOTHING: Final = "·"
+_BLANK: Final = "\xa0"  # where the UI must not break a line
 
 Values: TypeAlias = Sequence[float | None]
 
@@ -41,12 +42,12 @@ def _character(value: float | None, low: float, high: float) -> str:
 
 
 def percent(value: float) -> str:
-    """A share as people read it.
+    r"""A share as people read it.
 
     >>> percent(0.98765)
-    '98.8 %'
+    '98.8\xa0%'
     """
-    return f"{100 * value:.1f} %"
+    return f"{100 * value:.1f}{_BLANK}%"
 
 
 def dollars(value: float) -> str:
@@ -59,12 +60,12 @@ def dollars(value: float) -> str:
 
 
 def milliseconds(value: float) -> str:
-    """Milliseconds.
+    r"""Milliseconds.
 
     >>> milliseconds(1234.5)
-    '1,234 ms'
+    '1,234\xa0ms'
     """
-    return f"{value:,.0f} ms"
+    return f"{value:,.0f}{_BLANK}ms"
 
 
 def last_days(day: date, days: int = DAYS) -> list[date]:
@@ -82,7 +83,8 @@ def history(
     series: name to values by day and how to write one. A series without a value is left out.
     """
     axis = last_days(day, days)
-    lines = [f"| {days} days to {day} | | {day:%d %b} | least | most |", "|---|---|---|---|---|"]
+    last = f"{day:%d %b}".replace(" ", _BLANK)
+    lines = [f"| {days} days to {day} | | {last} | least | most |", "|---|---|---|---|---|"]
     for name, (by_day, written) in series.items():
         values = [by_day.get(each) for each in axis]
         known = [value for value in values if value is not None]
@@ -90,7 +92,7 @@ def history(
             continue
         now = "-" if values[-1] is None else written(values[-1])
         lines.append(
-            f"| {name} | {sparkline(values)} | {now} | {written(min(known))} "
+            f"| {name.replace(' ', _BLANK)} | {sparkline(values)} | {now} | {written(min(known))} "
             f"| {written(max(known))} |"
         )
     if len(lines) == 2:

@@ -48,6 +48,11 @@ _CONTRACT_ROWS = dict.fromkeys(
     ("tenant", "taxonomy", "broken", "column", "rows", "examples"), pl.String()
 ) | {"rows": pl.Int64()}
 _MOST_CELLS = 200  # of a dimension; `accuracy_cells` has them all
+_SHOWN_VERDICTS = (
+    "tenant", "taxonomy", "verdict", "truth", "n", "correct", "accuracy", "lower", "upper",
+    "threshold", "goal", "needed", "standing_verdict", "standing_lower", "standing_days",
+)  # fmt: skip
+_SHOWN_REVIEWS = ("tenant", "review_id", "category", "level", "labels", "known", "text")
 _SHOWN_CELLS = ("truth", "dimension", "name", "n", "correct", "accuracy", "lower", "upper", "below")
 
 
@@ -304,22 +309,25 @@ def quality_result(judged: Gate, verdicts: pl.DataFrame, about: Shown) -> dg.Ass
             "last_days": accuracy_chart(about.past, about.day),
             "truth": day.truth,
             "labels": day.n,
-            "verdicts": table(verdicts.rows(named=True)),
+            "verdicts": table(verdicts.select(_SHOWN_VERDICTS).rows(named=True)),
             **failing(
-                "below_the_threshold",
+                "failing_parts",
                 shown.filter("below"),
                 f"FROM accuracy_cells {of_day} AND below",
             ),
             **failing("causes", about.causes, f"FROM gate_causes {of_day}"),
             **failing(
-                "wrong_reviews",
-                about.wrong,
+                "failing_reviews",
+                about.wrong.select(_SHOWN_REVIEWS),
                 f"FROM scored_reviews {of_day} AND NOT correct",
                 wrong,
             ),
             **{
-                f"by_{dimension}": table(
-                    shown.filter(dimension=dimension).head(_MOST_CELLS).rows(named=True)
+                f"parts_by_{dimension}": table(
+                    shown.filter(dimension=dimension)
+                    .drop("dimension")
+                    .head(_MOST_CELLS)
+                    .rows(named=True)
                 )
                 for dimension in ("class", "category", "level")
             },

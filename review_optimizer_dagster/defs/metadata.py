@@ -39,12 +39,14 @@ def failing(
     number = rows.height if total is None else total
     shown = rows.head(MOST_ROWS)
     more = f"{shown.height:,} of {number:,} shown. " if number > shown.height else ""
-    told = f"{more}All of them: {of}, in warehouse.duckdb" if number else "none"
-    return {
+    found = {
         name: table(shown.rows(named=True)),
         f"{name}_in_all": dg.MetadataValue.int(number),
-        f"{name}_query": dg.MetadataValue.text(told),
     }
+    if number:
+        told = f"{more}All of them: {of}, in warehouse.duckdb"
+        found[f"{name}_query"] = dg.MetadataValue.text(told)
+    return found
 
 
 def _plain(name: str, value: object) -> str | int | float | bool:
@@ -106,11 +108,12 @@ def usd(nanos: int) -> float:
 
 def dollars(rows: pl.DataFrame, *more: str) -> list[dict[str, Any]]:
     """Rows for a table, columns of nano-dollars (and `more` of them) as dollars."""
-    names = {name: name.replace("_nanos", "") for name in rows.columns if name.endswith("_nanos")}
-    names |= {name: name for name in more}
-    in_dollars = [(pl.col(name) / 1e9).alias(f"{stem}_usd") for name, stem in names.items()]
-    others = [name for name in rows.columns if name not in names]
-    return rows.select(*others, *in_dollars).rows(named=True)
+    return rows.select(
+        (pl.col(name) / 1e9).alias(f"{name.replace('_nanos', '')}_usd")
+        if name.endswith("_nanos") or name in more
+        else pl.col(name)
+        for name in rows.columns
+    ).rows(named=True)
 
 
 def share(part: int, whole: int) -> float:

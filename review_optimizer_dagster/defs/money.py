@@ -198,8 +198,8 @@ def book_by_hand(
     group_name="money",
     kinds={"duckdb", "polars"},
     pool="warehouse",
-    description="`ledger_entries`: a row is a review and attempt with its share of what the "
-    "request cost, a hit with the cost it avoided, or a correction. Append-only, in nano-dollars.",
+    description="A row is a review and attempt with its share of what the request cost, a hit "
+    "with the cost it avoided, or a correction. In `ledger_entries`: append-only, in nano-dollars.",
 )
 def tenant_ledger(
     context: dg.AssetExecutionContext, home_folder: HomeFolder, warehouse: Warehouse

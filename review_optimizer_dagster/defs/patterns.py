@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date
-from typing import TypeAlias
+from typing import Literal, TypeAlias
 
 import dagster as dg
 import polars as pl
@@ -37,6 +37,7 @@ from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.taxonomies import Taxonomy
 
 Trained: TypeAlias = TextClassifier | StackedClassifier
+RETRAIN = "retrain"  # the job that trains anew
 
 
 _SHOWN = (
@@ -56,29 +57,33 @@ class Scope:
 
 
 class PatternsConfig(dg.Config):
-    """Whether patterns are trained although nothing asks for it."""
+    """When patterns are trained, and whose."""
 
-    retrain: bool = Field(
-        default=False,
-        description="Train anew although the archive has not grown enough since the last training. "
-        "Where it has fewer answers than patterns.min_rows, nothing is trained.",
+    train: Literal["as_the_job", "when_due", "anew"] = Field(
+        default="as_the_job",
+        description="`when_due`: where the archive has grown enough since the last training. "
+        "`anew`: also where it has not, as long as it has patterns.min_rows answers. "
+        "`as_the_job`: anew in the job `retrain`, when due in every other.",
     )
     tenant: str = Field(
         default="",
-        description="With retrain: train the pattern that this tenant is answered by alone; one "
-        "that a pool shares is trained for all of its tenants. Empty: every pattern of the day.",
+        description="Train anew only the pattern that this tenant is answered by; one that a pool "
+        "shares is trained for all of its tenants. Empty: every pattern of the day.",
     )
 
-    def trains_anew(self, scope: Scope) -> bool:
-        """Whether the pattern of a scope is asked for."""
-        return self.retrain and self.tenant in {"", *scope.tenants}
+    def trains_anew(self, scope: Scope, job: str) -> bool:
+        """Whether the pattern of a scope is asked for in a job."""
+        return self._is_anew(job) and self.tenant in {"", *scope.tenants}
 
-    def check(self, home: Home) -> None:
-        """Refuse a tenant that is none, or one without `retrain`. Raises UserError."""
-        if self.tenant and not self.retrain:
-            raise UserError("tenant says whose pattern is trained anew: set retrain too")
+    def check(self, home: Home, job: str) -> None:
+        """Refuse a tenant that is none, or one whose pattern nobody asks for. Raises UserError."""
+        if self.tenant and not self._is_anew(job):
+            raise UserError("tenant says whose pattern is trained anew: set train to anew too")
         if self.tenant:
             home.tenant(self.tenant)
+
+    def _is_anew(self, job: str) -> bool:
+        return self.train == "anew" or (self.train == "as_the_job" and job == RETRAIN)
 
 
 def scopes(home: Home, identities: Mapping[str, str]) -> list[Scope]:
@@ -350,9 +355,9 @@ def take_evidence(
     group_name="archive",
     kinds={"scikitlearn", "duckdb"},
     pool="warehouse",
-    description="`pattern_certificates`: a row is a label that a learned pattern may give from a "
-    "certain confidence on, with the bound of its error there; without one it abstains. Trained "
-    "anew when the archive has grown; `pattern_versions` has a row a training.",
+    description="A row is a label that a learned pattern may give from a certain confidence on, "
+    "with the bound of its error there; without one it abstains. In `pattern_certificates`; "
+    "trained anew when the archive has grown, and `pattern_versions` has a row a training.",
 )
 def category_patterns(
     context: dg.AssetExecutionContext,
@@ -367,12 +372,12 @@ def category_patterns(
     if not home.settings.patterns.enabled:
         return dg.MaterializeResult(metadata={"enabled": False})
     with step("category_patterns"), home_folder.journal(day) as journal, journal.lock():
-        config.check(home)
+        config.check(home, context.job_name)
         maker = maker_of(home_folder, engine, journal)
         with warehouse.open() as connection:
             identities = learning.identities(connection, day)
         learnt = [
-            learn(warehouse, day, home, scope, maker, config.trains_anew(scope))
+            learn(warehouse, day, home, scope, maker, config.trains_anew(scope, context.job_name))
             for scope in scopes(home, identities)
         ]
         with warehouse.open() as connection:

@@ -153,7 +153,7 @@ def _shown(rows: pl.DataFrame) -> dg.MetadataValue[Any]:
 @dg.asset(
     deps=["published_results", "review_archive", "category_patterns"],
     partitions_def=DAILY,
-    group_name="quality",
+    group_name="service",
     kinds={"duckdb", "polars"},
     pool="warehouse",
     check_specs=[

@@ -143,7 +143,6 @@ def write_statements(
     executor_def=dg.in_process_executor,
     description="What tenants owe for a month of delivery, as `review-optimizer statement` says "
     "it: files in reports/statements/ and a table. It fails where the books differ.",
-    tags={"domain": "money"},
 )
 def statement() -> None:
     """Statements of a month."""
