@@ -66,7 +66,7 @@ def _reader(code: str, path: Path, stop: Path) -> subprocess.Popen[str]:
 
 
 @pytest.mark.campaign
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_readers_and_runs_do_not_disturb_each_other(
     home: Home, tmp_path: Path, run_day: Runner
 ) -> None:
