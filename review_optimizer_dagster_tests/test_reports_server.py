@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from review_optimizer_dagster import cli, reports_server
+from review_optimizer_dagster import reports_server, ui_command
 from review_optimizer_dagster.config import Home
 
 
@@ -106,7 +106,7 @@ def test_a_port_that_is_taken_does_not_stop_the_ui(
     """Reports are an extra: the UI says so and goes on."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        cli._serve_reports(home, port)
+        ui_command._serve_reports(home, port)
     told = capsys.readouterr().err
     assert f"port {port} cannot be used" in told
     assert "--reports-port" in told
