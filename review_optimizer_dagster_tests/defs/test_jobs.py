@@ -133,7 +133,8 @@ def test_a_statement_of_nobody_or_of_no_month_is_refused(
 # -- retrain -----------------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(240)
+@pytest.mark.campaign
+@pytest.mark.timeout(300)  # a run and a training
 def test_retrain_trains_where_nothing_asks_for_it(
     home: Home, run_day: Runner, shared_instance: dg.DagsterInstance
 ) -> None:
