@@ -11,6 +11,7 @@ from dagster import CodeReferencesMetadataValue, LocalFileCodeReference
 
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs.lineage import Sources, column_lineage, sources_of
+from review_optimizer_dagster.defs.links import ALL_DAYS, reports_url
 from review_optimizer_dagster.storage import columns
 
 OWNERS: Final = ["team:reviews"]
@@ -66,7 +67,10 @@ CATALOGUE: Final[Mapping[str, Entry]] = {
         {"money": "spends"},
     ),
     "service_levels": Entry("service_levels", "service", ("alerts",)),
+    "operations_dashboard": Entry(None, "service"),
 }  # fmt: skip
+
+_LINKED: Final = {"published_results", "service_levels", "operations_dashboard"}
 
 
 def described(spec: dg.AssetSpec, home: Home) -> dg.AssetSpec:
@@ -90,6 +94,8 @@ def described(spec: dg.AssetSpec, home: Home) -> dg.AssetSpec:
             metadata["dagster/column_lineage"] = column_lineage(sources)
         if entry.also:
             metadata["also_writes"] = ", ".join(entry.also)
+    if spec.key.to_user_string() in _LINKED:
+        metadata["dashboards"] = reports_url(home, ALL_DAYS)
     return spec.replace_attributes(
         owners=OWNERS, tags={**tags, **spec.tags}, metadata={**metadata, **spec.metadata}
     )

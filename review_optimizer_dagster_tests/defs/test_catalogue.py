@@ -78,10 +78,8 @@ def test_no_column_of_an_asset_is_without_a_comment() -> None:
 
 def test_every_asset_is_in_the_catalogue_and_every_table_is_there() -> None:
     """A step that is added without an entry would have no columns in the UI."""
-    named = set(catalogue.CATALOGUE)
-    assert named <= set(SPECS)
-    tabular = {name for name, spec in SPECS.items() if "duckdb" in spec.kinds}
-    assert tabular == named
+    assert set(WITH_TABLES) <= set(SPECS)
+    assert set(SPECS) <= set(catalogue.CATALOGUE)
     also = {table for entry in catalogue.CATALOGUE.values() for table in entry.also}
     assert also <= set(columns.tables())
 
@@ -118,6 +116,20 @@ def test_lineage_is_kept_for_dagster_and_written_for_people() -> None:
         .deps_by_column.values()
         for dep in deps
     }
+
+
+@pytest.mark.parametrize("name", ["published_results", "service_levels"])
+def test_the_dashboards_are_a_click_away(name: str, tmp_path: Path) -> None:
+    """At the address of `[reports]`, wherever the folder is served."""
+    link = SPECS[name].metadata["dashboards"]
+    assert link == dg.MetadataValue.url("http://127.0.0.1:3001/operations.html")
+    (tmp_path / "tenants.toml").write_text('[reports]\nurl = "https://reports.example/daily"\n')
+    shown = catalogue.described(SPECS[name], Home(tmp_path)).metadata
+    assert shown["dashboards"] == link  # what an asset says of itself comes first
+    bare = SPECS[name].replace_attributes(metadata={})
+    assert catalogue.described(bare, Home(tmp_path)).metadata["dashboards"] == dg.MetadataValue.url(
+        "https://reports.example/daily/operations.html"
+    )
 
 
 def test_personal_data_and_money_can_be_searched_for() -> None:
