@@ -18,6 +18,7 @@ from review_optimizer_dagster.config import HOME_VARIABLE, Home
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.gate_command import add_gate, gate_command
 from review_optimizer_dagster.label_command import add_label, label_command
+from review_optimizer_dagster.report_command import add_report, report_command
 from review_optimizer_dagster.statement_command import add_commands as add_money_commands
 from review_optimizer_dagster.statement_command import book, statement
 from review_optimizer_dagster.tiers_command import add_tiers, tiers_command
@@ -97,6 +98,7 @@ def build_parser() -> argparse.ArgumentParser:
     add_alerts(commands)
     add_label(commands)
     add_tiers(commands)
+    add_report(commands)
     ui = commands.add_parser("ui", help="open the Dagster UI on the same instance")
     ui.add_argument("--port", type=_port, default=3000)
     ui.add_argument("--host", default="127.0.0.1")
@@ -273,6 +275,8 @@ def _dispatch(options: argparse.Namespace) -> int:
             return label_command(home, options)
         if options.command == "tiers":
             return tiers_command(home, options)
+        if options.command == "report":
+            return report_command(home, options)
         if options.command == "ui":
             return ui(home, options.host, options.port)
         if options.command == "simulator":

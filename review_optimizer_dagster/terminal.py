@@ -24,7 +24,7 @@ from rich.table import Table
 from review_optimizer_dagster.defs.resources import Listener, listener
 
 _MOST_REASONS = 5  # of quarantined rows; the table has them all
-_STEPS = 12  # assets and checks of the daily job, each announced once
+_STEPS = 13  # assets and checks of the daily job, each announced once
 
 
 class RunDisplay(Listener):

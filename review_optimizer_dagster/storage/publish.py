@@ -32,7 +32,14 @@ _TABLES = (
     "resolved_labels",
 )
 # A few rows a day: months that are over stay comparable. A human label may be of no day.
-_WHOLE = ("cost_rollups", "alerts", "service_levels", "human_labels", "quarantined_labels")
+_WHOLE = (
+    "cost_rollups",
+    "budget_states",
+    "alerts",
+    "service_levels",
+    "human_labels",
+    "quarantined_labels",
+)
 _PARQUET = ("published_results", "ledger_entries", "llm_requests")
 
 _PUBLISH = """
