@@ -74,7 +74,7 @@ def build_page() -> str:
         import vl_convert
     except ImportError as error:
         raise UserError(_HOW_TO_INSTALL) from error
-    bundle = _inert(vl_convert.javascript_bundle(None))
+    bundle = _inert(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
     script = _inert(_text("page.js"))
     hashes = " ".join(f"'sha256-{_sha256(each)}'" for each in (bundle, script))
     policy = (
