@@ -17,9 +17,9 @@ from review_optimizer_dagster.report.marks import (
     day_bars,
     level_line,
     level_lines,
+    log_grid,
     named_colour,
     over_days,
-    series,
     series_colour,
     tips,
 )
@@ -42,11 +42,11 @@ def allowance() -> Drawing:
     legend = alt.Legend(title=None, symbolSize=110)
     points = (
         alt.Chart(alt.NamedData("rows"))
-        .mark_point(filled=True, size=130, opacity=0.95, clip=True)
+        .mark_point(filled=True, size=130, opacity=0.95)
         .encode(
             x=alt.X(
                 "shown:Q",
-                title="share of what was allowed (100 % = at the limit)",
+                title="share of what was allowed",
                 scale=alt.Scale(domain=[0, 2], nice=False, clamp=True),
                 axis=alt.Axis(format="%", values=[0, 0.5, 1, 1.5, 2]),
             ),
@@ -126,14 +126,15 @@ BUDGET: Final[list[Column]] = [
 def budget() -> Drawing:
     import altair as alt
 
-    y = alt.Y("v:Q", title="share of the budget", axis=alt.Axis(format="%"))
+    scale = alt.Scale(domain=[0, alt.ExprRef("ceiling")], nice=False)
+    y = alt.Y("v:Q", title="share of the budget", axis=alt.Axis(format="%"), scale=scale)
     own = over_days(y, BUDGET)
     forecast = alt.Chart(alt.NamedData("forecast"))
     reach = forecast.mark_rule(strokeWidth=2.5, opacity=0.75).encode(
-        x=day_axis(), y="lower:Q", y2="upper:Q", color=alt.Color("s:N", legend=None)
+        x=day_axis(), y="lower:Q", y2="upper:Q", stroke=alt.Stroke("colour:N", scale=None)
     )
     ends = forecast.mark_point(shape="diamond", size=80, filled=False, strokeWidth=2).encode(
-        x=day_axis(), y=y, color=alt.Color("s:N", legend=None), tooltip=tips(*BUDGET)
+        x=day_axis(), y=y, stroke=alt.Stroke("colour:N", scale=None), tooltip=tips(*BUDGET)
     )
     return level_lines() + own + reach + ends
 
@@ -153,7 +154,7 @@ def savings() -> Drawing:
         "v:Q",
         title="US $ a day (log scale)",
         scale=alt.Scale(type="log"),
-        axis=alt.Axis(format="$~r", tickCount=5),
+        axis=alt.Axis(format="$~r", tickCount=5, gridColor=log_grid()),
     )
     return over_days(y, SAVINGS)
 
@@ -174,7 +175,7 @@ def tiers() -> Drawing:
     import altair as alt
 
     y = alt.Y("v:Q", title="texts asked a day", stack="zero", axis=alt.Axis(format="~s"))
-    return day_bars(y, series_colour("tier"), TIERS)
+    return day_bars(y, series_colour(), TIERS)
 
 
 HITS: Final[list[Column]] = [
@@ -189,7 +190,7 @@ def levels() -> Drawing:
     import altair as alt
 
     y = alt.Y("v:Q", title="share of published reviews", stack="normalize").axis(format="%")
-    colour = named_colour(LEVELS, LEVEL_COLOURS, "answered by")
+    colour = named_colour(LEVELS, LEVEL_COLOURS, None)
     return day_bars(y, colour, HITS, order=alt.Order("place:Q"))
 
 
@@ -229,17 +230,17 @@ def served() -> Drawing:
         x=alt.X(
             "served:Q",
             title="share of the reviews that the level served",
-            axis=alt.Axis(format="%"),
+            axis=alt.Axis(format="%", tickCount=6),
             scale=alt.Scale(domainMin=0, zero=True, padding=14),
         ),
         color=alt.Color(
             "s:N",
             scale=alt.Scale(domain=LEVELS[:5], range=LEVEL_COLOURS[:5]),
-            legend=alt.Legend(title="level"),
+            legend=alt.Legend(title=None),
         ),
     )
     y: dict[str, Any] = {
-        "title": "error by rechecks, 90 % interval (square-root scale)",
+        "title": "error share (square-root scale)",
         "axis": alt.Axis(format="~%", values=[0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]),
         "scale": alt.Scale(type="sqrt", domain=[0, alt.ExprRef("top")], nice=False, clamp=True),
     }
@@ -272,7 +273,7 @@ def bounds() -> Drawing:
     base = alt.Chart(alt.NamedData("rows")).encode(y=alt.Y("name:N", title=None, sort=None))
     x = alt.X(
         "v:Q",
-        title="upper bound of the error share (square-root scale)",
+        title="upper bound of its error",
         scale=alt.Scale(type="sqrt", domainMin=0),
         axis=alt.Axis(format="~%", tickCount=5, labelOverlap="greedy"),
     )
@@ -307,7 +308,11 @@ def accuracy() -> Drawing:
     )
     rows = alt.Chart(alt.NamedData("rows"))
     band = rows.mark_rule(strokeWidth=alt.ExprRef("points > 0 ? 5 : 2"), opacity=0.3).encode(
-        x=day_axis(), y="lower:Q", y2="upper:Q", color=series()["color"], tooltip=tips(*ACCURACY)
+        x=day_axis(),
+        y="lower:Q",
+        y2="upper:Q",
+        stroke=alt.Stroke("colour:N", scale=None),
+        tooltip=tips(*ACCURACY),
     )
     return level_lines() + band + over_days(y, ACCURACY)
 

@@ -149,3 +149,10 @@ def level_lines(dy: int = -6) -> Drawing:
     )
     names = lines.mark_text(align="left", dx=4, dy=dy, color="var(--muted)", fontSize=11)
     return rules + names.encode(x=alt.value(0), text="name:N")
+
+
+def log_grid() -> Any:
+    """Grid lines of a logarithmic axis at 1, 2 and 5 of each decade alone."""
+    mantissa = "round(datum.value / pow(10, floor(log(datum.value) / LN10 + 1e-9)))"
+    test = f"indexof([1, 2, 5, 10], {mantissa}) >= 0"
+    return {"condition": {"test": test, "value": "var(--grid)"}, "value": "transparent"}

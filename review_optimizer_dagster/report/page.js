@@ -51,6 +51,8 @@ function foremost(rows, measure, most = 6) {
   scores.sort((a, b) => b[1] - a[1] || (a[0] < b[0] ? -1 : 1));
   return scores.slice(0, most).map(([who]) => who);
 }
+const SERIES = 8;
+const colour = (place) => `var(--c${1 + (place % SERIES)})`;
 const byPlace = (names) => (a, b) => names.indexOf(a.s) - names.indexOf(b.s) || a.t - b.t;
 
 /* ---- words ----------------------------------------------------------------------------------- */
@@ -124,7 +126,7 @@ const t = (row) => row.day * MS;
 function overTenants(rows, value, more, measure) {
   const names = foremost(rows, measure);
   const kept = rows.filter((row) => names.includes(row.who) && isNumber(value(row)));
-  return kept.map((row) => ({ t: t(row), s: row.who, v: value(row), ...more(row) })).sort(byPlace(names));
+  return kept.map((row) => ({ t: t(row), s: row.who, v: value(row), colour: colour(names.indexOf(row.who)), ...more(row) })).sort(byPlace(names));
 }
 /* How much of what a promise allows was used: 1 is at the limit. */
 function allowance(row) {
@@ -134,6 +136,8 @@ function allowance(row) {
   return allowed > 0 ? used / allowed : used > 0 ? 2 : 0;
 }
 const lastOf = (own, key) => { const found = own.filter((row) => isNumber(row[key])); return found.length ? found[found.length - 1][key] : null; };
+/* A class as its label and field: what differs comes first, and is not what a narrow axis cuts off. */
+const classed = (name) => { const [field, label] = name.split(/=(.*)/s); return label === undefined ? name : `${label} (${field})`; };
 const ROWS = {
   allowance() {
     const rows = pick("promises").filter((row) => row.indicator !== "all" && allowance(row) !== null);
@@ -207,7 +211,7 @@ const ROWS = {
     });
     const several = new Set(rows.map((row) => row.scope)).size > 1;
     return rows.sort((a, b) => order.indexOf(a.status) - order.indexOf(b.status) || b.bound / b.max_error - a.bound / a.max_error).map((row) => ({
-      name: (several ? row.scope + ": " : "") + `${row.field}=${row.label}` + (row.category === "all categories" ? "" : `, ${row.category}`),
+      name: (several ? row.scope + ": " : "") + `${row.label} (${row.field})` + (row.category === "all categories" ? "" : `, ${row.category}`),
       s: row.status, v: row.bound, max_error: row.max_error, n: row.n, errors: row.errors, threshold: row.threshold,
     }));
   },
@@ -219,7 +223,7 @@ const ROWS = {
   parts() {
     const rows = pick("parts"), several = new Set(rows.map((row) => row.who)).size > 1;
     return rows.map((row) => ({
-      name: (several ? row.who + ": " : "") + row.name, s: row.dimension, v: row.accuracy, lower: row.lower, upper: row.upper,
+      name: (several ? row.who + ": " : "") + classed(row.name), s: row.dimension, v: row.accuracy, lower: row.lower, upper: row.upper,
       n: row.n, below_text: row.below ? "yes" : "no", below: row.below,
     })).sort((a, b) => b.below - a.below || a.v - b.v || b.n - a.n);
   },
@@ -296,11 +300,11 @@ const LINES = {
 };
 const FORECAST = {
   budget(rows) {
-    const shown = new Set(rows.map((row) => row.s));
+    const shown = new Map(rows.map((row) => [row.s, row.colour]));
     return pick("forecasts").filter((row) => shown.has(row.who) && row.budget_usd).map((row) => {
       const [year, month] = row.month.split("-").map(Number);
       return {
-        t: Math.min(Date.UTC(year, month, 0), (PAGE.last + 3) * MS), s: row.who, v: row.expected_usd / row.budget_usd,
+        t: Math.min(Date.UTC(year, month, 0), (PAGE.last + 3) * MS), s: row.who, colour: shown.get(row.who), v: row.expected_usd / row.budget_usd,
         lower: (row.lower_usd ?? row.expected_usd) / row.budget_usd, upper: (row.upper_usd ?? row.expected_usd) / row.budget_usd,
         spent: row.expected_usd, held: null, budget: row.budget_usd, period: row.month, what: "forecast for the month",
       };
@@ -318,7 +322,7 @@ function config(width) {
   return {
     background: null, font, view: { stroke: null }, aria: false,
     axis: { ...words, domainColor: "var(--line)", tickColor: "var(--line)", gridColor: "var(--grid)", labelFontSize: 11.5, titleFontSize: 11.5, titlePadding: 8 },
-    axisX: { grid: false }, axisY: { labelLimit: small ? 120 : 210, titleLimit: 260 },
+    axisX: { grid: false }, axisY: { labelLimit: small ? 130 : 250, titleLimit: 260 },
     legend: { ...words, titleColor: "var(--muted)", orient: "top", direction: "horizontal", columns: Math.max(1, Math.floor(width / (small ? 150 : 130))), labelFontSize: 12, symbolStrokeWidth: 2, labelLimit: small ? 110 : 150, offset: 6, titleFontSize: 11.5, rowPadding: 3, columnPadding: 12 },
     text: { font }, line: { strokeCap: "round" }, axisQuantitative: { gridDash: [] },
   };
@@ -340,7 +344,8 @@ function signals(figure, rows) {
   const width = $("chart-" + figure.name).clientWidth;
   return {
     first: axis.first, last: axis.last + forecast, ticks: Math.min(axis.days + (forecast ? 3 : 0), Math.max(3, Math.floor(width / 70))),
-    points: (rows.length / series) > 45 ? 0 : 42, top: Math.min(1, Math.max(0.02, 1.05 * Math.max(0, ...tops))),
+    points: (rows.length / series) > 45 ? 0 : 42, ceiling: Math.max(1.14, 1.08 * Math.max(0, ...tops, ...rows.map((row) => row.v))),
+    top: Math.min(1, Math.max(0.02, 1.05 * Math.max(0, ...tops))),
   };
 }
 async function draw(figure) {
@@ -369,10 +374,10 @@ async function draw(figure) {
     return;
   }
   const spec = structuredClone(figure.spec);
-  spec.datasets = Object.fromEntries(figure.sets.map((name) => [name, sets[name]]));
+  spec.datasets = { ...spec.datasets, ...Object.fromEntries(figure.sets.map((name) => [name, sets[name]])) };
   spec.params = figure.params.map((name) => ({ name, value: now[name] }));
   spec.config = config(target.clientWidth);
-  const made = await vegaEmbed(target, spec, { renderer: "svg", actions: false, ast: true, mode: "vega-lite", tooltip: { theme: "custom" } });
+  const made = await vegaEmbed(target, spec, { renderer: "svg", actions: false, ast: true, mode: "vega-lite", logLevel: 1, tooltip: { theme: "custom" } });
   drawn.set(figure.name, { view: made.view, sets: figure.sets, signals: figure.params });
 }
 
@@ -474,7 +479,12 @@ function tiles() {
   ];
   $("tiles").replaceChildren(...found.map(([title, value, more]) => element("div", {}, element("dt", {}, title), element("dd", {}, value), element("dd", { class: "small" }, more))));
 }
-const MOST_ALONE = 3;
+const MOST_ALONE = 2;
+/* The first sentence; the section has all of it. */
+function brief(text) {
+  const first = text.split(/\. (?=[A-Z0-9])/)[0];
+  return first.length > 220 ? first.slice(0, 217) + "\u2026" : first;
+}
 function verdict() {
   const counts = (reason) => (chosen ? reason.who === chosen : EVERYONE.has(reason.who));
   const found = PAGE.reasons.filter(counts), lines = [];
@@ -494,7 +504,7 @@ function verdict() {
     ? "No gate failed, no promise was broken, no alert of the day is open, no budget is over a threshold, nothing drifted."
     : `${N0.format(lines.length)} ${lines.length === 1 ? "thing" : "things"} to look at on the newest day that was run.`.replace("the newest day that was run", PAGE.kind === "day" ? "this day" : "the newest day");
   $("reasons").replaceChildren(...lines.map(([reason, text]) => element("li", { "data-severity": reason.severity },
-    element("a", { href: "#" + reason.section }, text.length > 240 ? text.slice(0, 237) + "\u2026" : text))));
+    element("a", { href: "#" + reason.section }, brief(text)))));
   const older = PAGE.older.filter(counts).reduce((total, row) => total + row.open, 0);
   $("aside").replaceChildren(...(older ? ["Besides, ", element("a", { href: "#alerts" }, `${N0.format(older)} older ${older === 1 ? "alert is" : "alerts are"} not acknowledged`), "."] : []));
 }

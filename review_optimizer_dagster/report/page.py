@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 from collections.abc import Mapping
+from functools import cache
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any, Final
@@ -20,7 +21,7 @@ _HOW_TO_INSTALL: Final = (
 _SOURCES: Final = (".py", ".js", ".css", ".html")
 _TITLE, _DATA = "%TITLE%", "%DATA%"
 # Of a chart's specification: what the page sets as signals and data sets by name.
-_PARAMS: Final = ("first", "last", "ticks", "points", "top")
+_PARAMS: Final = ("first", "last", "ticks", "points", "top", "ceiling")
 _ROW_PIXELS: Final = 22
 
 
@@ -64,6 +65,7 @@ def cached_page(folder: Path) -> str:
     return page
 
 
+@cache
 def build_page() -> str:
     """Style, scripts, libraries and chart specifications as one page, with places for the data.
 
@@ -145,7 +147,7 @@ def figure_specs(*, validate: bool = False) -> list[dict[str, Any]]:
 
 def _spec(chart: Any, height: int, validate: bool) -> dict[str, Any]:
     spec: dict[str, Any] = chart.to_dict(validate=validate)
-    for name in ("$schema", "config", "datasets"):
+    for name in ("$schema", "config"):
         spec.pop(name, None)
     spec |= {
         "width": "container",

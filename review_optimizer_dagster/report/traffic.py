@@ -11,6 +11,7 @@ from review_optimizer_dagster.report.marks import (
     Column,
     Drawing,
     day_bars,
+    log_grid,
     named_colour,
     over_days,
     time_axis,
@@ -33,7 +34,7 @@ def latency() -> Drawing:
         "v:Q",
         title="response time (ms, log scale)",
         scale=alt.Scale(type="log"),
-        axis=alt.Axis(format="~s", tickCount=5),
+        axis=alt.Axis(format="~s", tickCount=5, gridColor=log_grid()),
     )
     return over_days(y, LATENCY)
 
@@ -95,7 +96,7 @@ def expected() -> Drawing:
     import altair as alt
 
     names = ["as expected", "slow", "inside a degradation"]
-    log = alt.Scale(type="log", nice=True, padding=6)
+    log = alt.Scale(type="log", nice=False, padding=14)
     axis = alt.Axis(format="~s", tickCount=5)
     points = (
         alt.Chart(alt.NamedData("rows"))

@@ -43,6 +43,7 @@ def reasons(tables: Mapping[str, pl.DataFrame], day: date) -> list[Reason]:
     found = [
         *_gates(tables["gate"].rows(named=True)),
         *_promises(tables["promises"].rows(named=True)),
+        *_error_budgets(tables["promises"].rows(named=True)),
         *_budgets(tables, day),
         *_alerts(tables["alerts"].rows(named=True), day),
         *_drift(tables["drift"]),
@@ -78,6 +79,17 @@ def _promises(rows: Sequence[Mapping[str, Any]]) -> Iterator[Reason]:
         text = f"{row['who']} broke its promise of {name}: {row['detail']}"
         group = f"promise {row['indicator']}"
         yield Reason(row["who"], "service", "critical", group, text, f"tenants broke {name}")
+
+
+def _error_budgets(rows: Sequence[Mapping[str, Any]]) -> Iterator[Reason]:
+    for row in rows:
+        if row["indicator"] == "all" and row["left_days"] is not None and row["left_days"] < 0:
+            text = (
+                f"{row['who']} has no error budget left: {row['days_broken']} of "
+                f"{row['days_judged']} judged days broke a promise, {row['budget_days']:.3g} may"
+            )
+            many = "tenants have no error budget left"
+            yield Reason(row["who"], "service", "warning", "error budget", text, many)
 
 
 def _budgets(tables: Mapping[str, pl.DataFrame], day: date) -> Iterator[Reason]:
