@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping, Sequence
-from itertools import groupby, pairwise
+from collections.abc import Mapping
+from itertools import accumulate, chain
 from typing import Any, TypeAlias
 
 import polars as pl
@@ -27,55 +26,58 @@ def encode_tables(tables: Mapping[str, pl.DataFrame]) -> dict[str, Any]:
     }
 
 
-def _plain(column: pl.Series) -> list[Any]:
+def _plain(column: pl.Series) -> pl.Series:
     kind = column.dtype
     if kind == pl.Date:
-        return column.cast(pl.Int32).to_list()
+        return column.cast(pl.Int32)
     if isinstance(kind, pl.Datetime):
-        return column.dt.epoch("ms").to_list()
+        return column.dt.epoch("ms")
     if kind == pl.Boolean:
-        return column.cast(pl.Int8).to_list()
+        return column.cast(pl.Int8)
     if kind.is_float():
         digits = 9 if column.name.endswith("_usd") else 1 if column.name.endswith("_ms") else 6
-        return [_short(value) for value in column.round(digits).to_list()]
-    return column.to_list()
+        finite = column.set(~column.is_finite(), None)  # JSON has no word for the others
+        return finite.round(digits)
+    return column
 
 
-def _short(value: float | None) -> float | int | None:
-    """3.0 as 3; what is no number is left out, since JSON has no word for it."""
-    if value is None or value != value or value in (float("inf"), float("-inf")):
-        return None
-    return int(value) if value == int(value) and abs(value) < 2**53 else value
-
-
-def encode(values: Sequence[Any]) -> Encoded:
+def encode(column: pl.Series) -> Encoded:
     """The shortest of: the values; runs of them; runs of differences; a dictionary and its keys.
 
-    >>> encode(["a"] * 9)
+    >>> encode(pl.Series(["a"] * 9))
     {'s': ['a'], 'i': {'r': [0, 9]}}
-    >>> encode([20000, 20001, 20002, 20003])
+    >>> encode(pl.Series([20000, 20001, 20002, 20003]))
     {'d': [20000, 1, 3]}
-    >>> encode([0.25, None, 0.5])
-    [0.25, None, 0.5]
+    >>> encode(pl.Series([0.25, None, 3.0]))
+    [0.25, None, 3]
     """
-    if values and all(isinstance(value, str) for value in values):
-        words = sorted(set(values))
-        place = {word: number for number, word in enumerate(words)}
-        keyed: Encoded = {"s": words, "i": encode([place[value] for value in values])}
-        return min(keyed, list(values), key=_length)
-    found: list[Encoded] = [list(values), {"r": _runs(values)}]
-    if len(values) > 1 and all(type(value) is int for value in values):
-        steps = [after - before for before, after in pairwise(values)]
-        found.append({"d": [values[0], *_runs(steps)]})
-    return min(found, key=_length)
+    if column.dtype == pl.String and not column.null_count():
+        words = column.unique().sort()
+        if 2 * words.len() < column.len():
+            keys = column.replace_strict(words, pl.Series(range(words.len())))
+            return {"s": words.to_list(), "i": encode(keys)}
+    runs = column.rle().struct
+    lengths = runs.field("len")
+    sizes = {"values": column.len(), "runs": 2 * lengths.len()}
+    if column.dtype.is_integer() and not column.null_count() and column.len() > 1:
+        steps = column.cast(pl.Int64).diff().slice(1).rle().struct
+        sizes["differences"] = 1 + 2 * steps.field("len").len()
+        if sizes["differences"] < min(sizes["values"], sizes["runs"]):
+            return {"d": [column[0], *_alternating(steps.field("value"), steps.field("len"))]}
+    if sizes["runs"] < sizes["values"]:
+        return {"r": _alternating(runs.field("value"), lengths)}
+    return _numbers(column)
 
 
-def _runs(values: Sequence[Any]) -> list[Any]:
-    return [each for value, run in groupby(values) for each in (value, sum(1 for _ in run))]
+def _alternating(values: pl.Series, lengths: pl.Series) -> list[Any]:
+    return list(chain.from_iterable(zip(_numbers(values), lengths, strict=True)))
 
 
-def _length(encoded: Encoded) -> int:
-    return len(json.dumps(encoded, separators=(",", ":")))
+def _numbers(column: pl.Series) -> list[Any]:
+    """Values as JSON takes them: 3.0 as 3."""
+    if not column.dtype.is_float():
+        return column.to_list()
+    return [int(x) if x is not None and x.is_integer() else x for x in column.to_list()]
 
 
 def decode(encoded: Encoded) -> list[Any]:
@@ -85,12 +87,6 @@ def decode(encoded: Encoded) -> list[Any]:
     if "s" in encoded:
         return [encoded["s"][key] for key in decode(encoded["i"])]
     runs = encoded["r"] if "r" in encoded else encoded["d"][1:]
-    values = [
-        value for value, times in zip(runs[::2], runs[1::2], strict=True) for _ in range(times)
-    ]
-    if "r" in encoded:
-        return values
-    found = [encoded["d"][0]]
-    for step in values:
-        found.append(found[-1] + step)
-    return found
+    pairs = zip(runs[::2], runs[1::2], strict=True)
+    values = [value for value, times in pairs for _ in range(times)]
+    return values if "r" in encoded else list(accumulate(values, initial=encoded["d"][0]))
