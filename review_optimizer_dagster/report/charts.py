@@ -241,7 +241,7 @@ def served() -> Drawing:
     )
     y: dict[str, Any] = {
         "title": "error share (square-root scale)",
-        "axis": alt.Axis(format="~%", values=[0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1]),
+        "axis": alt.Axis(format="~%", values=alt.ExprRef("marks")),
         "scale": alt.Scale(type="sqrt", domain=[0, alt.ExprRef("top")], nice=False, clamp=True),
     }
     reach = base.mark_rule(strokeWidth=2.5, opacity=0.8, clip=True).encode(

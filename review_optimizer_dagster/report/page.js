@@ -61,7 +61,7 @@ const N0 = number(0), N2 = number(2), N3 = new Intl.NumberFormat("en-US", { maxi
 function usd(value) {
   if (!isNumber(value)) return "";
   const size = Math.abs(value), digits = size >= 100 || size === 0 ? 2 : size >= 1 ? 2 : size >= 0.01 ? 4 : 6;
-  return (value < 0 ? "-$" : "$") + size.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: digits });
+  return (value < 0 ? "-$" : "$") + size.toLocaleString("en-US", { minimumFractionDigits: digits > 4 ? digits : 2, maximumFractionDigits: digits });
 }
 const DAY_NAMES = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
 const MOMENTS = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZone: "UTC" });
@@ -341,11 +341,11 @@ function signals(figure, rows) {
   const axis = span(), series = Math.max(1, new Set(rows.map((row) => row.s)).size);
   const tops = rows.map((row) => row.upper).filter(isNumber);
   const forecast = figure.name === "budget" && FORECAST.budget(rows).length ? 3 * MS : 0;
-  const width = $("chart-" + figure.name).clientWidth;
+  const width = $("chart-" + figure.name).clientWidth, top = Math.min(1, Math.max(0.02, 1.05 * Math.max(0, ...tops)));
   return {
-    first: axis.first, last: axis.last + forecast, ticks: Math.min(axis.days + (forecast ? 3 : 0), Math.max(3, Math.floor(width / 70))),
+    first: axis.first, last: axis.last + forecast, ticks: Math.min(axis.days + (forecast ? 3 : 0), Math.max(3, Math.floor(width / 90))),
     points: (rows.length / series) > 45 ? 0 : 42, ceiling: Math.max(1.14, 1.08 * Math.max(0, ...tops, ...rows.map((row) => row.v))),
-    top: Math.min(1, Math.max(0.02, 1.05 * Math.max(0, ...tops))),
+    top, marks: [0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1].filter((each) => each <= top),
   };
 }
 async function draw(figure) {
@@ -429,7 +429,7 @@ function serviceTable() {
   }
   const whole = grouped(rows, "who").map((own) => {
     const all = own.find((row) => row.indicator === "all") || {}, of = (verdict) => own.filter((row) => row.indicator !== "all" && row.verdict === verdict).map((row) => PROMISES[row.indicator]);
-    return { who: own[0].who, verdict: all.verdict, kept: `${of("met").length} of ${of("met").length + of("broken").length}`, broken: of("broken").join(", "), unknown: of("unknown").join(", "), left: isNumber(all.left_days) ? `${N3.format(all.left_days)} of ${N3.format(all.budget_days)}` : "", burn: isNumber(all.burn_rate) ? N3.format(all.burn_rate) : "", order: all.verdict === "broken" ? 0 : all.verdict === "met" ? 2 : 1, days: all.left_days ?? 0 };
+    return { who: own[0].who, verdict: all.verdict, kept: `${of("met").length} of ${of("met").length + of("broken").length}`, broken: of("broken").join(", "), unknown: of("unknown").join(", "), left: isNumber(all.left_days) ? `${N3.format(all.left_days)} of ${N3.format(all.budget_days)}` : "", burn: isNumber(all.burn_rate) ? N3.format(all.burn_rate) : "", order: of("broken").length ? 0 : all.verdict === "met" ? 2 : 1, days: all.left_days ?? 0 };
   }).sort((a, b) => a.order - b.order || a.days - b.days);
   panel("service", `Promises of ${day(PAGE.last)}`, [["who", "tenant", "text"], ["verdict", "day", "verdict"], ["kept", "kept", "number"], ["left", "error budget left (days)", "number"], ["burn", "burn rate", "number"], ["broken", "broken", "words"], ["unknown", "cannot be said", "words"]].map(fixed), whole, "no tenant was judged on this day");
 }

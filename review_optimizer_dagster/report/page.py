@@ -21,7 +21,7 @@ _HOW_TO_INSTALL: Final = (
 _SOURCES: Final = (".py", ".js", ".css", ".html")
 _TITLE, _DATA = "%TITLE%", "%DATA%"
 # Of a chart's specification: what the page sets as signals and data sets by name.
-_PARAMS: Final = ("first", "last", "ticks", "points", "top", "ceiling")
+_PARAMS: Final = ("first", "last", "ticks", "points", "top", "marks", "ceiling")
 _ROW_PIXELS: Final = 22
 
 
