@@ -378,6 +378,8 @@ async function draw(figure) {
   spec.params = figure.params.map((name) => ({ name, value: now[name] }));
   spec.config = config(target.clientWidth);
   const made = await vegaEmbed(target, spec, { renderer: "svg", actions: false, ast: true, mode: "vega-lite", logLevel: 1, tooltip: { theme: "custom" } });
+  /* The figure has its words and its table; Vega's own marks have roles without names. */
+  target.querySelector("svg").setAttribute("aria-hidden", "true");
   drawn.set(figure.name, { view: made.view, sets: figure.sets, signals: figure.params });
 }
 

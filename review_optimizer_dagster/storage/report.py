@@ -48,15 +48,17 @@ def open_analytics(path: Path) -> Iterator[Connection]:
     """
     if not path.exists():
         raise UserError(f"{path} does not exist yet: run `review-optimizer run` first")
-    try:
-        raw = duckdb.connect(
-            str(path), read_only=True, config={"autoinstall_known_extensions": "false"}
-        )
-    except duckdb.IOException as error:
-        raise UserError(f"{path} cannot be opened: {error}") from error
+    # Attached to a database of its own: a connection by the same path would share the file that
+    # somebody in this process opened before a run replaced it.
+    raw = duckdb.connect(config={"autoinstall_known_extensions": "false"})
     try:
         raw.execute("SET TimeZone = 'UTC'")
+        quoted = str(path).replace("'", "''")
+        raw.execute(f"ATTACH '{quoted}' AS analytics (READ_ONLY)")
+        raw.execute("USE analytics")
         yield Connection(raw)
+    except duckdb.IOException as error:
+        raise UserError(f"{path} cannot be opened: {error}") from error
     except (duckdb.BinderException, duckdb.CatalogException) as error:
         raise UserError(
             f"{path} was written by an earlier version: run `review-optimizer run` once"
