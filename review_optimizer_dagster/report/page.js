@@ -461,7 +461,7 @@ function latencyTables() {
 }
 function alertTable() {
   const rows = [...pick("alerts")].sort((a, b) => b.raised_at - a.raised_at).map((row) => ({ ...row, now: row.is_open ? "open" : row.recovery ? "recovery" : row.state === "acknowledged" ? "acknowledged" : "over" }));
-  panel("alerts", "Log", [["raised_at", "raised", "moment"], ["severity", "severity", "verdict"], ["now", "now", "verdict"], ["who", "tenant", "text"], ["kind", "kind", "text"], ["period", "about", "text"], ["message", "message", "words"]], rows, "no alert was raised", "As of the last run. `review-optimizer alerts --ack ID` acknowledges one.");
+  panel("alerts", "Log", [["raised_at", "raised", "moment"], ["severity", "severity", "verdict"], ["now", "now", "verdict"], ["who", "tenant", "text"], ["kind", "kind", "text"], ["period", "about", "text"], ["message", "message", "words"]], rows, "no alert was raised", "As of the last run. `review-optimizer alerts ack ID` acknowledges one.");
 }
 function tiles() {
   const costs = today(pick("costs")), cost = sum(costs, "cost_usd"), reviews = sum(costs, "reviews"), latency = today(measured("latencies"))[0];

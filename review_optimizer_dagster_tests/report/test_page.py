@@ -146,6 +146,17 @@ def test_the_page_holds_the_figures_of_the_database(
     }
 
 
+def test_an_analyst_who_has_the_file_open_changes_nothing(
+    home: Home, stored: Connection, reports: Callable[..., Reports]
+) -> None:
+    """DuckDB would lend the file that was opened before, and refuse other settings for it."""
+    reports()
+    with duckdb.connect(str(home.published / "analytics.duckdb"), read_only=True):
+        stored.execute("UPDATE cost_rollups SET reviews = 7 WHERE tenant = 'bolt'")
+        told = _told(reports().overview)
+    assert {row["reviews"] for row in _rows(told, "costs") if row["who"] == "bolt"} == {7}
+
+
 def test_what_does_not_add_up_is_measured_over_all_tenants(
     home: Home, reports: Callable[..., Reports]
 ) -> None:
@@ -398,7 +409,7 @@ def test_without_the_extra_it_says_how_to_install_it(
             raise metadata.PackageNotFoundError(name)
         return version(name)
 
-    monkeypatch.setattr(page_module.metadata, "version", missing)
+    monkeypatch.setattr(metadata, "version", missing)
     with pytest.raises(UserError, match="install the extra `ui`"):
         reports()
     assert not (home.reports / "operations.html").exists()

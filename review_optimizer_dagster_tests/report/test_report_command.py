@@ -136,7 +136,7 @@ def test_a_run_goes_on_without_the_extra(published: Home, monkeypatch: pytest.Mo
     def missing(name: str) -> str:
         raise metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(page_module.metadata, "version", missing)
+    monkeypatch.setattr(metadata, "version", missing)
     told = _materialized(published)
     assert told["written"] is False
     assert "install the extra `ui`" in told["problem"]
