@@ -29,6 +29,7 @@ from review_optimizer_dagster.init_command import add_init, init_command
 from review_optimizer_dagster.json_output import check_target, for_programs
 from review_optimizer_dagster.label_command import add_label, label_command
 from review_optimizer_dagster.query_command import add_query, query_command
+from review_optimizer_dagster.report_command import add_report, report_command
 from review_optimizer_dagster.run_command import add_run, run_command
 from review_optimizer_dagster.simulator_command import add_simulator, simulator_command
 from review_optimizer_dagster.statement_command import add_book, add_statement, book, statement
@@ -40,6 +41,7 @@ RUN, LOOK, MONEY, QUALITY, SET_UP = "run", "look", "money", "quality", "set up"
 COMMANDS = (
     Command("run", RUN, add_run, run_command),
     Command("watch", RUN, add_watch, watch_command),
+    Command("report", LOOK, add_report, report_command),
     Command("query", LOOK, add_query, query_command),
     Command("explain", LOOK, add_explain, explain_command),
     Command("alerts", LOOK, add_alerts, alerts_command),

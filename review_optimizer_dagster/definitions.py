@@ -14,6 +14,7 @@ from review_optimizer_dagster.defs import (
     money,
     patterns,
     publishing,
+    reporting,
     service,
 )
 from review_optimizer_dagster.defs.backfill import backfill
@@ -24,7 +25,9 @@ from review_optimizer_dagster.monitors.service import promises
 from review_optimizer_dagster.settings import TenantSettings
 from review_optimizer_dagster.storage.warehouse import Warehouse
 
-_MODULES = [ingestion, caching, classification, money, gate, publishing, patterns, service]
+_MODULES = [
+    ingestion, caching, classification, money, gate, publishing, patterns, service, reporting,
+]  # fmt: skip
 
 
 def publication_freshness(home: Home) -> dg.FreshnessPolicy:

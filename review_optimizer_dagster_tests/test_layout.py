@@ -73,7 +73,7 @@ def test_every_data_file_is_in_the_wheel(tmp_path: Path) -> None:
     packed = set(zipfile.ZipFile(wheel).namelist())
     data = {
         str(path.relative_to(ROOT))
-        for suffix in ("*.toml", "*.sql", "*.yaml")
+        for suffix in ("*.toml", "*.sql", "*.yaml", "*.html", "*.css", "*.js")
         for path in PACKAGE.rglob(suffix)
     }
     assert data <= packed

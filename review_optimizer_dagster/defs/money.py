@@ -92,6 +92,7 @@ def book_sums(
         connection.replace("cost_rollups", rollups, day)
         forecasts = month_forecasts(home_folder, connection, day)
         connection.replace("spend_forecasts", forecasts, day)
+        ledger.replace_budget_states(connection, day, budget_states(home_folder, rollups))
     note_kept_back(home_folder, results, day)
     due = budget_alerts_due(home_folder, rollups["tenant"].unique().sort().to_list())
     note_alerts(log, home_folder, connection, due)
@@ -114,6 +115,22 @@ def month_forecasts(home_folder: HomeFolder, connection: Connection, day: date) 
     kinds = dict.fromkeys(Forecast.__dataclass_fields__, pl.Int64) | {"month": pl.String}
     schema = {"tenant": pl.String, "simulated": pl.Boolean, **kinds, "budget_nanos": pl.Int64}
     return pl.DataFrame(rows, schema)
+
+
+def budget_states(home_folder: HomeFolder, rollups: pl.DataFrame) -> pl.DataFrame:
+    """Where the budgets of the tenants of a day stand now: rows of budget_states."""
+    costs = rollups.group_by("tenant", "simulated").agg(pl.col("cost_nanos").sum())
+    rows, now = [], utc_now()
+    with home_folder.state() as state:
+        for tenant, simulated, nanos in costs.drop_nulls().sort("tenant", "simulated").iter_rows():
+            try:
+                spend = budget(home_folder.home, state, tenant, simulated).state(now)
+            except UserError:
+                continue  # a tenant that is gone has no budget
+            told = spend.period, spend.version, spend.amount, spend.spent, spend.reserved
+            thresholds = list(home_folder.home.tenant(tenant).alert_at)
+            rows.append((tenant, simulated, *told, thresholds, nanos, now))
+    return pl.DataFrame(rows, ledger.BUDGET_STATES, orient="row")
 
 
 def _month_budget(home_folder: HomeFolder, tenant: str) -> int | None:

@@ -17,6 +17,7 @@ from review_optimizer_dagster.defs.links import report_url
 from review_optimizer_dagster.defs.metadata import failing, rows_of_day, table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.publishing import publish_blocked
+from review_optimizer_dagster.defs.reporting import try_reports
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.monitors.service import (
@@ -66,6 +67,7 @@ def end_blocked(
     if partition.is_blocked(connection, day):
         judge_service(log, home_folder, connection, day)
         publish_blocked(connection, home_folder.home, day)
+        try_reports(log, home_folder.home, day)
 
 
 def service_news_due(home: Home, connection: Connection | None) -> list[News]:

@@ -129,6 +129,39 @@ def daily_costs(connection: Connection, since: date, until: date) -> pl.DataFram
     )
 
 
+BUDGET_STATES = pl.Schema(
+    {
+        "tenant": pl.String(),
+        "simulated": pl.Boolean(),
+        "period": pl.String(),
+        "version": pl.Int64(),
+        "budget_nanos": pl.Int64(),
+        "spent_nanos": pl.Int64(),
+        "held_nanos": pl.Int64(),
+        "thresholds": pl.List(pl.Int64()),
+        "day_nanos": pl.Int64(),
+        "seen_at": pl.Datetime("us", "UTC"),
+    }
+)
+
+
+def replace_budget_states(connection: Connection, day: date, states: pl.DataFrame) -> None:
+    """Store where budgets (BUDGET_STATES) stood when a day was summed.
+
+    A row stays as it is while the day's own cost and the budget are the same: a day that is run
+    again has spent nothing, and what other days spent since does not belong into its row.
+    """
+    same = ["tenant", "simulated", "version", "budget_nanos", "day_nanos"]
+    stored = connection.frame("SELECT * EXCLUDE (day) FROM budget_states WHERE day = ?", [day])
+    kept = stored.select(BUDGET_STATES.names()).cast(BUDGET_STATES)
+    kept = kept.join(states.select(*same, "thresholds"), on=same, how="inner").with_columns(
+        thresholds="thresholds_right"
+    )
+    new = states.join(kept, on=["tenant", "simulated"], how="anti")
+    rows = pl.concat([kept.select(BUDGET_STATES.names()), new]).sort("tenant", "simulated")
+    connection.replace("budget_states", rows, day)
+
+
 def request_entries(connection: Connection, tenant: str, request_id: str) -> pl.DataFrame:
     """The entries of one request of a tenant, with their `day`."""
     return connection.frame(

@@ -33,7 +33,14 @@ _TABLES = (
     "resolved_labels",
 )
 # A few rows a day: months that are over stay comparable. A human label may be of no day.
-_WHOLE = ("cost_rollups", "alerts", "service_levels", "human_labels", "quarantined_labels")
+_WHOLE = (
+    "cost_rollups",
+    "budget_states",
+    "alerts",
+    "service_levels",
+    "human_labels",
+    "quarantined_labels",
+)
 # Small, and the same whatever day was run.
 _GUIDES = ("taxonomy_labels", "catalog", "catalog_columns")
 # So that the DuckDB in a BI tool, which is seldom the newest, can read the file; it is no larger.

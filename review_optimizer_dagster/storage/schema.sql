@@ -330,6 +330,16 @@ COMMENT ON COLUMN spend_forecasts.lower IS 'Lower end of the 90 % prediction int
 COMMENT ON COLUMN spend_forecasts.upper IS 'Upper end of it.';
 COMMENT ON COLUMN spend_forecasts.budget_nanos IS 'The tenant''s budget in nano-dollars, where it is for a month; else null.';
 
+-- Kept as the run that summed the day saw it, until the day's cost or the budget is another: running
+-- an old day again must not move the spend of today into it.
+CREATE TABLE IF NOT EXISTS budget_states (
+    day DATE, tenant VARCHAR, simulated BOOLEAN, period VARCHAR, version BIGINT,
+    budget_nanos BIGINT, spent_nanos BIGINT, held_nanos BIGINT, thresholds BIGINT[],
+    day_nanos BIGINT, seen_at TIMESTAMPTZ
+);
+COMMENT ON TABLE budget_states IS
+    'Where a tenant''s budget stood when a day''s run had summed its cost; nano-dollars.';
+
 CREATE TABLE IF NOT EXISTS review_results (
     day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, identity VARCHAR,
     content_key VARCHAR, category VARCHAR, product_id VARCHAR, rating DOUBLE, ts TIMESTAMPTZ,

@@ -147,6 +147,50 @@ COMMENT ON COLUMN {out}.spend_forecast.upper_usd IS 'Upper end of it.';
 COMMENT ON COLUMN {out}.spend_forecast.budget_usd IS 'The tenant''s budget, where it is for a month.';
 COMMENT ON COLUMN {out}.spend_forecast.budget_share IS 'expected_usd / budget_usd.';
 
+CREATE OR REPLACE VIEW {out}.budget_burn AS
+WITH periods AS (
+    SELECT *, length(period) = 10 AS is_day,
+        CASE WHEN length(period) = 10 THEN period::DATE ELSE (period || '-01')::DATE END AS starts
+    FROM {out}.budget_states),
+bounds AS (
+    SELECT *, CASE WHEN is_day THEN starts + INTERVAL 1 DAY ELSE starts + INTERVAL 1 MONTH END
+        AS ends
+    FROM periods),
+gone AS (
+    SELECT *, least(1.0, greatest(0.0,
+        date_diff('second', starts::TIMESTAMP, seen_at AT TIME ZONE 'UTC')
+        / date_diff('second', starts::TIMESTAMP, ends))) AS gone_share
+    FROM bounds)
+SELECT day, tenant, simulated, period, version,
+    budget_nanos / 1e9 AS budget_usd,
+    spent_nanos / 1e9 AS spent_usd,
+    held_nanos / 1e9 AS held_usd,
+    (budget_nanos - spent_nanos - held_nanos) / 1e9 AS left_usd,
+    spent_nanos / nullif(budget_nanos, 0) AS used_share,
+    gone_share,
+    spent_nanos / nullif(budget_nanos, 0) / nullif(gone_share, 0) AS projected_share,
+    thresholds,
+    list_max(list_filter(thresholds, lambda each: spent_nanos * 100 >= budget_nanos * each))
+        AS reached,
+    seen_at
+FROM gone;
+COMMENT ON VIEW {out}.budget_burn IS 'How much of a tenant''s budget was used when each day had run, and where that pace leads; all days.';
+COMMENT ON COLUMN {out}.budget_burn.day IS 'UTC day of delivery whose run saw it.';
+COMMENT ON COLUMN {out}.budget_burn.tenant IS 'Whose budget.';
+COMMENT ON COLUMN {out}.budget_burn.simulated IS 'True where it is of simulated money, which is counted apart.';
+COMMENT ON COLUMN {out}.budget_burn.period IS 'UTC month (YYYY-MM) or day (YYYY-MM-DD) of sending that the budget is for.';
+COMMENT ON COLUMN {out}.budget_burn.version IS 'Version of the budget, from 1: another amount or period is another.';
+COMMENT ON COLUMN {out}.budget_burn.budget_usd IS 'The budget in US dollars.';
+COMMENT ON COLUMN {out}.budget_burn.spent_usd IS 'Spent of it by then, whatever day of delivery it was for.';
+COMMENT ON COLUMN {out}.budget_burn.held_usd IS 'Worst case of requests whose cost was not known by then.';
+COMMENT ON COLUMN {out}.budget_burn.left_usd IS 'budget_usd less spent_usd and held_usd.';
+COMMENT ON COLUMN {out}.budget_burn.used_share IS 'spent_usd / budget_usd; null where the budget is 0.';
+COMMENT ON COLUMN {out}.budget_burn.gone_share IS 'Share of the period that was over by then, 0 to 1.';
+COMMENT ON COLUMN {out}.budget_burn.projected_share IS 'used_share / gone_share: what will be used of the budget at the pace so far.';
+COMMENT ON COLUMN {out}.budget_burn.thresholds IS 'Per cent of the budget that the tenant is alerted at, in their order.';
+COMMENT ON COLUMN {out}.budget_burn.reached IS 'The highest of them that spend has reached; null where none is.';
+COMMENT ON COLUMN {out}.budget_burn.seen_at IS 'When it was looked at (UTC): the end of the day''s sums.';
+
 CREATE OR REPLACE VIEW {out}.pool_savings AS
 WITH hits AS (
     SELECT day, scope AS pool, tenant, source_tenant, simulated,

@@ -167,6 +167,9 @@ def test_where_every_tenant_failed_nothing_is_published(home: Home, run_day: Run
     assert summary["gate_blocked"] is True
     assert summary["accuracy"]["gate"] == "failed"
     assert float(summary["cost_usd"]) > 0
+    page = (home.reports / "operations.html").read_text(encoding="utf-8")
+    assert "acme: the gate failed the day." in page
+    assert "acme broke its promise of accuracy" in page
     with duckdb.connect(str(home.published / "analytics.duckdb"), read_only=True) as analytics:
         assert analytics.execute("SELECT count(*) FROM published_results").fetchall() == [(0,)]
         assert analytics.execute("SELECT verdict FROM daily_quality").fetchall() == [("failed",)]

@@ -1,0 +1,254 @@
+"""Charts of requests and alerts: Vega-Lite by Altair, the same whatever the data."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from review_optimizer_dagster.report.marks import (
+    SERIES,
+    SEVERITIES,
+    SHAPES,
+    Column,
+    Drawing,
+    day_bars,
+    log_grid,
+    named_colour,
+    over_days,
+    time_axis,
+    tips,
+)
+
+LATENCY: Final[list[Column]] = [
+    ("t", "day", "day"),
+    ("s", "what", "text"),
+    ("v", "milliseconds", "ms"),
+    ("requests", "requests", "int"),
+    ("slowdown", "seen over expected (median)", "number"),
+]
+
+
+def latency() -> Drawing:
+    import altair as alt
+
+    y = alt.Y(
+        "v:Q",
+        title="response time (ms, log scale)",
+        scale=alt.Scale(type="log"),
+        axis=alt.Axis(format="~s", tickCount=5, gridColor=log_grid()),
+    )
+    return over_days(y, LATENCY)
+
+
+HISTOGRAM: Final[list[Column]] = [
+    ("name", "response time", "text"),
+    ("v", "requests", "int"),
+]
+
+
+def histogram() -> Drawing:
+    import altair as alt
+
+    return (
+        alt.Chart(alt.NamedData("rows"))
+        .mark_bar(color="var(--c1)", stroke="var(--panel)", strokeWidth=1)
+        .encode(
+            x=alt.X(
+                "from:Q",
+                title="response time (ms, log scale)",
+                scale=alt.Scale(type="log", nice=False),
+                axis=alt.Axis(format="~s", tickCount=6),
+            ),
+            x2="to:Q",
+            y=alt.Y("v:Q", title="requests", axis=alt.Axis(tickMinStep=1, format="~s")),
+            y2=alt.value("height"),
+            tooltip=tips(*HISTOGRAM),
+        )
+    )
+
+
+SLOW: Final[list[Column]] = [
+    ("t", "day", "day"),
+    ("s", "what", "text"),
+    ("v", "requests", "int"),
+    ("judged", "of so many with an expectation", "int"),
+]
+
+
+def slow() -> Drawing:
+    import altair as alt
+
+    y = alt.Y("v:Q", title="requests", axis=alt.Axis(tickMinStep=1, format="~s"))
+    names = ["slow", "inside a degradation"]
+    return day_bars(y, named_colour(names, ["var(--c2)", "var(--c4)"], None), SLOW)
+
+
+EXPECTED: Final[list[Column]] = [
+    ("sent", "sent", "moment"),
+    ("tenant", "tenant", "text"),
+    ("s", "what", "text"),
+    ("expected", "expected (ms)", "ms"),
+    ("v", "seen (ms)", "ms"),
+    ("reviews", "reviews in it", "int"),
+]
+
+
+def expected() -> Drawing:
+    import altair as alt
+
+    names = ["as expected", "slow", "inside a degradation"]
+    log = alt.Scale(type="log", nice=False, padding=14)
+    axis = alt.Axis(format="~s", tickCount=5)
+    points = (
+        alt.Chart(alt.NamedData("rows"))
+        .mark_point(filled=True, size=60, opacity=0.8)
+        .encode(
+            x=alt.X("expected:Q", title="expected by size (ms)", scale=log, axis=axis),
+            y=alt.Y("v:Q", title="seen (ms)", scale=log, axis=axis),
+            color=alt.Color(
+                "s:N",
+                scale=alt.Scale(domain=names, range=["var(--c1)", "var(--bad)", "var(--c4)"]),
+                legend=alt.Legend(title=None),
+            ),
+            shape=alt.Shape(
+                "s:N", scale=alt.Scale(domain=names, range=["circle", "cross", "triangle-up"])
+            ),
+            tooltip=tips(*EXPECTED),
+        )
+    )
+    same = alt.Chart(alt.NamedData("lines")).mark_line(color="var(--muted)", strokeDash=[5, 4])
+    return same.encode(x="y:Q", y=alt.Y("y:Q")) + points
+
+
+SIZES: Final[list[Column]] = [
+    ("t", "day", "day"),
+    ("s", "what", "text"),
+    ("v", "reviews a request", "number"),
+    ("requests", "requests", "int"),
+]
+
+
+def sizes() -> Drawing:
+    import altair as alt
+
+    y = alt.Y("v:Q", title="reviews a request", scale=alt.Scale(domainMin=0))
+    return over_days(y, SIZES)
+
+
+PEAK: Final[list[Column]] = [
+    ("t", "day", "day"),
+    ("s", "what", "text"),
+    ("v", "requests at once", "int"),
+    ("requests", "requests that day", "int"),
+]
+
+
+def peaks() -> Drawing:
+    import altair as alt
+
+    y = alt.Y(
+        "v:Q",
+        title="requests in flight at once",
+        scale=alt.Scale(domainMin=0),
+        axis=alt.Axis(tickMinStep=1, format="d"),
+    )
+    return over_days(y, PEAK)
+
+
+MEMORY: Final[list[Column]] = [
+    ("t", "day", "day"),
+    ("s", "tenant", "text"),
+    ("v", "highest share of memory in use", "share"),
+]
+
+
+def memory() -> Drawing:
+    import altair as alt
+
+    scale = alt.Scale(domain=[0, 1])
+    y = alt.Y("v:Q", title="memory in use", axis=alt.Axis(format="%"), scale=scale)
+    return over_days(y, MEMORY)
+
+
+MOMENTS: Final[list[Column]] = [
+    ("t", "time (UTC)", "moment"),
+    ("v", "requests in flight", "int"),
+]
+
+
+def in_flight() -> Drawing:
+    import altair as alt
+
+    return (
+        alt.Chart(alt.NamedData("rows"))
+        .mark_area(
+            interpolate="step-after", color="var(--c1)", opacity=0.35, line={"color": "var(--c1)"}
+        )
+        .encode(
+            x=time_axis("time (UTC)"),
+            y=alt.Y("v:Q", title="requests in flight", axis=alt.Axis(tickMinStep=1, format="d")),
+            tooltip=tips(*MOMENTS),
+        )
+    )
+
+
+SENT: Final[list[Column]] = [
+    ("t", "sent", "moment"),
+    ("s", "tenant", "text"),
+    ("v", "reviews in it", "int"),
+    ("latency", "response time (ms)", "ms"),
+    ("status", "status", "text"),
+    ("memory", "memory in use", "share"),
+]
+
+
+def sent() -> Drawing:
+    import altair as alt
+
+    return (
+        alt.Chart(alt.NamedData("rows"))
+        .mark_point(filled=True, size=60, opacity=0.8)
+        .encode(
+            x=time_axis(),
+            y=alt.Y("v:Q", title="reviews in the request", scale=alt.Scale(domainMin=0)),
+            color=alt.Color("s:N", scale=alt.Scale(range=SERIES), sort=None).title(None),
+            shape=alt.Shape("s:N", scale=alt.Scale(range=SHAPES), sort=None).title(None),
+            tooltip=tips(*SENT),
+        )
+    )
+
+
+MEMORY_NOW: Final[list[Column]] = [
+    ("t", "sent", "moment"),
+    ("s", "tenant", "text"),
+    ("v", "memory in use", "share"),
+]
+
+
+def memory_now() -> Drawing:
+    import altair as alt
+
+    scale = alt.Scale(domain=[0, 1])
+    return (
+        alt.Chart(alt.NamedData("rows"))
+        .mark_line(point=True, color="var(--c4)", strokeWidth=1.5)
+        .encode(
+            x=time_axis(),
+            y=alt.Y("v:Q", title="memory in use", axis=alt.Axis(format="%"), scale=scale),
+            tooltip=tips(*MEMORY_NOW),
+        )
+    )
+
+
+RAISED: Final[list[Column]] = [
+    ("t", "day it is about", "day"),
+    ("s", "severity", "text"),
+    ("v", "alerts", "int"),
+]
+
+
+def raised() -> Drawing:
+    import altair as alt
+
+    colours = ["var(--bad)", "var(--warn)", "var(--c1)"]
+    y = alt.Y("v:Q", title="alerts and recoveries", axis=alt.Axis(tickMinStep=1, format="d"))
+    return day_bars(y, named_colour(SEVERITIES, colours, "severity"), RAISED)

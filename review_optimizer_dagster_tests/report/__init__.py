@@ -1,0 +1,1 @@
+"""Tests of `review_optimizer_dagster.report`."""
