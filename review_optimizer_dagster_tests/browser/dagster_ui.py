@@ -116,15 +116,18 @@ class DagsterUi:
         return self.page.get_by_text(re.compile(rf"^{heading} \(\d+\)$"))
 
     def metadata(self, name: str) -> str:
-        """The value of an entry of the metadata table that is shown."""
+        """The value of an entry of a partition's or an event's metadata."""
         row = self.page.get_by_role("row").filter(
             has=self.page.get_by_role("cell", name=name, exact=True)
         )
-        return str(row.first.get_by_role("cell").nth(-1).inner_text()).strip()
+        return str(row.first.get_by_role("cell").nth(1).inner_text()).strip()
+
+    def plot_name(self, label: str) -> Locator:
+        """The name over a plot; the same word may stand elsewhere too."""
+        return self.page.get_by_text(label, exact=True).locator("xpath=self::*[following::canvas]")
 
     def inked_columns(self, label: str) -> int:
         """How many columns of a plot have something drawn in them besides its grey frame."""
-        name = self.page.get_by_text(label, exact=True)
-        plot = name.locator("xpath=following::canvas[1]")
+        plot = self.plot_name(label).first.locator("xpath=following::canvas[1]")
         plot.scroll_into_view_if_needed()
         return int(plot.evaluate(_INKED_COLUMNS))

@@ -58,13 +58,15 @@ def _end_with_parent() -> None:
 class UiProcess:
     """`review-optimizer ui` over a home, with all that it starts, in a process group of its own."""
 
-    def __init__(self, home: Home, log: Path, options: tuple[str, ...] = ()) -> None:
-        port = free_port()
-        self.url, self.log = f"http://127.0.0.1:{port}", log
+    def __init__(self, home: Home, log: Path) -> None:
+        port, reports_port = free_port(), free_port()
+        self.log, self.url = log, f"http://127.0.0.1:{port}"
+        self.reports_url = f"http://127.0.0.1:{reports_port}/"
         command = [sys.executable, "-m", "review_optimizer_dagster", "ui", "--port", str(port)]
+        command += ["--reports-port", str(reports_port)]
         with log.open("wb") as out:
             self._process = subprocess.Popen(
-                [*command, *options],
+                command,
                 env=os.environ | {HOME_VARIABLE: str(home.folder)},
                 stdout=out,
                 stderr=subprocess.STDOUT,

@@ -90,7 +90,7 @@ def test_metadata_is_plotted_over_the_days(
     dagster.open(f"/assets/{asset}")
     dagster.page.get_by_role("button", name="Plots").click()
     for label in labels:
-        expecting(dagster.page.get_by_text(label, exact=True)).to_be_visible()
+        expecting(dagster.plot_name(label).first).to_be_visible()
     shots(dagster.page, f"05-plots-{asset}")
     for label in labels:
         assert dagster.inked_columns(label) > 20, f"{label} has no line"
