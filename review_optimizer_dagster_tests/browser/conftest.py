@@ -101,14 +101,24 @@ class Shots:
         return path
 
 
+_SHOTS = pytest.StashKey[Shots]()
+
+
 @pytest.fixture(scope="session")
-def shots() -> Shots:
+def shots(pytestconfig: pytest.Config) -> Shots:
     """The folder of screenshots, which is kept: CI takes it as an artefact."""
     named = os.environ.get(SHOTS_VARIABLE)
     folder = Path(named or tempfile.mkdtemp(prefix="review-optimizer-screenshots-"))
     folder.mkdir(parents=True, exist_ok=True)
-    print(f"screenshots: {folder}")
-    return Shots(folder)
+    return pytestconfig.stash.setdefault(_SHOTS, Shots(folder))
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Say where the screenshots are, whether or not all went well."""
+    if _SHOTS in config.stash:
+        terminalreporter.write_line(f"screenshots: {config.stash[_SHOTS].folder}")
 
 
 @pytest.fixture(scope="session")
@@ -133,7 +143,7 @@ def served_home(tmp_path_factory: pytest.TempPathFactory, days: Days) -> Iterato
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("REVIEW_OPTIMIZER_HOME", str(folder))
         patch.setenv("DAGSTER_HOME", str(folder / "dagster"))
-        folder.mkdir()
+        folder.mkdir(exist_ok=True)
         home = Home(folder)
         write_settings(home, days)
         for number, day in enumerate((*days.history, days.waiting, days.failing, days.broken)):
@@ -155,11 +165,13 @@ def served_home(tmp_path_factory: pytest.TempPathFactory, days: Days) -> Iterato
 def ui_process(served_home: Home, shots: Shots) -> Iterator[UiProcess]:
     """`review-optimizer ui` over the home, for as long as the tests run."""
     process = UiProcess(served_home, shots.folder / "ui.log")
+    ended_well = True
     try:
         process.wait_until_served()
         yield process
     finally:
-        process.stop()
+        ended_well = process.stop()
+    assert ended_well, f"the UI does not end when it is interrupted; its log:\n{process.tail()}"
 
 
 @pytest.fixture(scope="session")

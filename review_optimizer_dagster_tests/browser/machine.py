@@ -20,7 +20,7 @@ from review_optimizer_dagster.config import HOME_VARIABLE, Home
 CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _PR_SET_PDEATHSIG = 1
 _START_SECONDS = 120.0
-_STOP_SECONDS = 30.0
+_STOP_SECONDS = 60.0
 _POLL_SECONDS = 0.2
 _TAIL_LINES = 25
 
@@ -90,15 +90,19 @@ class UiProcess:
         lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
         return "\n".join(lines[-_TAIL_LINES:])
 
-    def stop(self) -> None:
-        """Interrupt the group as Ctrl-C does, wait for it, and end whatever still lives."""
+    def stop(self) -> bool:
+        """Interrupt the group as Ctrl-C does and wait; returns whether that was enough.
+
+        Whatever still lives then is killed.
+        """
         for each in (signal.SIGINT, signal.SIGKILL):
             try:
                 os.killpg(self._process.pid, each)
             except ProcessLookupError:
-                return
+                return True
             if self._group_ended_within(_STOP_SECONDS):
-                return
+                return each == signal.SIGINT
+        return False
 
     def _ended_within(self, seconds: float) -> bool:
         try:
