@@ -14,7 +14,7 @@ ENDED = re.compile(r"^(Success|Failure|Canceled)$")
 BANNERS = re.compile(
     r"GraphQL error|unexpected error|An error occurred|Could not load|Error loading", re.IGNORECASE
 )
-_RUN_SECONDS = 150.0  # a run of a few hundred reviews; most of it is imports
+_RUN_SECONDS = 200.0  # a run of a few hundred reviews; most of it is imports
 
 # The colour that plots are drawn in is Dagster's: whatever is neither grey nor clear counts.
 _INKED_COLUMNS = """

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from review_optimizer_dagster.config import Home
 
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(480)]
 
 SECTIONS = ("service", "money", "cache", "quality", "latency", "batches", "alerts")
 PHONE: Any = {"width": 390, "height": 844}
