@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import tempfile
 from collections.abc import Generator, Iterator
@@ -175,23 +176,28 @@ def ui_process(served_home: Home, shots: Shots) -> Iterator[UiProcess]:
 
 
 @pytest.fixture(scope="session")
-def browser(served_home: Home) -> Iterator[Browser]:
-    """A headless Chromium. The home comes first: Dagster cannot run beside playwright's loop."""
-    assert served_home.warehouse.exists()
-    executable = find_chromium()
-    try:
-        from playwright.sync_api import sync_playwright
-    except ImportError:
+def chromium() -> str:
+    """The browser's executable; fails at once where that or playwright is missing."""
+    if importlib.util.find_spec("playwright") is None:
         pytest.fail(
             "playwright is not installed: uv run --group browser pytest -m browser -n 0",
             pytrace=False,
         )
+    return find_chromium()
+
+
+@pytest.fixture(scope="session")
+def browser(chromium: str, served_home: Home) -> Iterator[Browser]:
+    """A headless Chromium. The home comes first: Dagster cannot run beside playwright's loop."""
+    from playwright.sync_api import sync_playwright
+
+    assert served_home.warehouse.exists()
     # Chromium refuses to be sandboxed for root, as whom containers run.
     options = [*_CHROMIUM_OPTIONS, *(["--no-sandbox"] if os.geteuid() == 0 else [])]
     with sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=executable, args=options)
-        yield chromium
-        chromium.close()
+        started = playwright.chromium.launch(executable_path=chromium, args=options)
+        yield started
+        started.close()
 
 
 @pytest.fixture

@@ -215,8 +215,10 @@ def test_every_job_schedule_and_sensor_is_listed(
             expecting(dagster.page.get_by_role("link", name=job.name).first).to_be_visible()
     shots(dagster.page, "18-jobs")
     dagster.open("/automation")
-    for each in (*repository.schedule_defs, *repository.sensor_defs):
-        expecting(dagster.page.get_by_role("link", name=each.name).first).to_be_visible()
+    names = [each.name for each in repository.schedule_defs]
+    names += [each.name for each in repository.sensor_defs]
+    for name in names:
+        expecting(dagster.page.get_by_role("link", name=name).first).to_be_visible()
     assert not dagster.banners()
 
 
