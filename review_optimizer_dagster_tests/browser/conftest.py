@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import re
 import tempfile
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass, field
@@ -241,7 +242,7 @@ def pytest_runtest_makereport(
     if report.failed and "shots" in used:
         shots, page = used["shots"], used.get("page")
         if page is not None and not page.is_closed():
-            shots(page, f"failed-{item.name}")
+            shots(page, "failed-" + re.sub(r"\W+", "-", item.name).strip("-"))
         report.sections.append(("last screenshot", str(shots.last)))
     if report.failed and "ui_process" in used:
         report.sections.append(("end of the UI's log", used["ui_process"].tail()))

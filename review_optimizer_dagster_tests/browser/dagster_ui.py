@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import date
 from typing import TYPE_CHECKING, Any
 
@@ -91,7 +92,7 @@ class DagsterUi:
         box.press("Enter")
         return self.follow(lambda: dialog.get_by_role("button", name="Launch 1 run").click())
 
-    def follow(self, start: Any) -> str:
+    def follow(self, start: Callable[[], None]) -> str:
         """Start a run, and go where the message about it leads; returns the run's id."""
         start()
         told = self.page.get_by_role("region", name="Notifications")

@@ -85,7 +85,7 @@ def test_a_day_is_materialized(
     assert float(dagster.metadata("hit_rate")) == pytest.approx(hits / reviews, abs=1e-4)
 
 
-@pytest.mark.parametrize(("asset", "labels"), PLOTTED)
+@pytest.mark.parametrize(("asset", "labels"), PLOTTED, ids=[asset for asset, _ in PLOTTED])
 def test_metadata_is_plotted_over_the_days(
     dagster: DagsterUi, shots: Shots, asset: str, labels: tuple[str, ...]
 ) -> None:
@@ -99,7 +99,7 @@ def test_metadata_is_plotted_over_the_days(
         assert dagster.inked_columns(label) > 20, f"{label} has no line"
 
 
-@pytest.mark.parametrize(("asset", "lines"), CHARTED)
+@pytest.mark.parametrize(("asset", "lines"), CHARTED, ids=[asset for asset, _ in CHARTED])
 def test_small_charts_stand_in_the_metadata(
     dagster: DagsterUi, shots: Shots, asset: str, lines: tuple[str, ...]
 ) -> None:
