@@ -132,6 +132,21 @@ def test_the_tenant_filter_shows_what_the_database_has(
                 assert cell not in others
 
 
+def test_it_lists_the_alerts_of_the_database(dashboard: Page, served_home: Home) -> None:
+    """Who looks at the page instead of a pager must not miss a budget that is used up."""
+    path = served_home.published / "analytics.duckdb"
+    with duckdb.connect(str(path), read_only=True) as connection:
+        raised = connection.execute(
+            "SELECT DISTINCT tenant, kind FROM alert_log ORDER BY ALL LIMIT 20"
+        ).fetchall()
+    assert ("initech", "budget") in raised
+    rows = dashboard.locator("#alerts").get_by_role("row")
+    for tenant, kind in raised:
+        named = rows.filter(has=dashboard.get_by_role("cell", name=tenant, exact=True))
+        about = named.filter(has=dashboard.get_by_role("cell", name=kind, exact=True))
+        assert about.count(), f"no row for {kind} of {tenant}"
+
+
 def test_the_theme_can_be_changed(dashboard: Page, shots: Shots) -> None:
     """Light and dark are two backgrounds, and the choice is one press away."""
     background = "() => getComputedStyle(document.body).backgroundColor"
