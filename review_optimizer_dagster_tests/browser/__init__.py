@@ -1,0 +1,1 @@
+"""The Dagster UI and the dashboard as a user sees them, in a headless Chromium."""
