@@ -346,7 +346,7 @@ def test_every_asset_says_what_it_is_and_whose(home: Home) -> None:
     """The UI is where people meet the pipeline; an asset without these is a riddle there."""
     graph = definitions_of(home).resolve_asset_graph()
     keys = graph.get_all_asset_keys()
-    assert len(keys) == 12
+    assert len(keys) == 13
     for key in keys:
         node = graph.get(key)
         assert node.description, key
