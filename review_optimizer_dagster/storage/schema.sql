@@ -339,6 +339,17 @@ CREATE TABLE IF NOT EXISTS budget_states (
 );
 COMMENT ON TABLE budget_states IS
     'Where a tenant''s budget stood when a day''s run had summed its cost; nano-dollars.';
+COMMENT ON COLUMN budget_states.day IS 'UTC day of delivery whose run saw it.';
+COMMENT ON COLUMN budget_states.tenant IS 'Whose budget.';
+COMMENT ON COLUMN budget_states.simulated IS 'True where it is of simulated money, which is counted apart.';
+COMMENT ON COLUMN budget_states.period IS 'UTC month (YYYY-MM) or day (YYYY-MM-DD) of sending that the budget is for.';
+COMMENT ON COLUMN budget_states.version IS 'Version of the budget, from 1: another amount or period is another.';
+COMMENT ON COLUMN budget_states.budget_nanos IS 'The budget in nano-dollars.';
+COMMENT ON COLUMN budget_states.spent_nanos IS 'Nano-dollars spent of it by then, whatever day of delivery for. A state: not additive over days.';
+COMMENT ON COLUMN budget_states.held_nanos IS 'Worst case, in nano-dollars, of requests whose cost was not known by then. Not additive over days.';
+COMMENT ON COLUMN budget_states.thresholds IS 'Per cent of the budget at which an alert is raised, ascending.';
+COMMENT ON COLUMN budget_states.day_nanos IS 'What the day of delivery itself had cost by then, in nano-dollars: the row is kept while that and the budget stay the same.';
+COMMENT ON COLUMN budget_states.seen_at IS 'When the run looked (UTC).';
 
 CREATE TABLE IF NOT EXISTS review_results (
     day DATE, tenant VARCHAR, taxonomy VARCHAR, review_id VARCHAR, identity VARCHAR,

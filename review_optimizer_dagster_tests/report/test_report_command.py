@@ -122,11 +122,12 @@ def _materialized(home: Home) -> dict[str, Any]:
 
 
 def test_the_asset_says_what_it_wrote(published: Home) -> None:
-    """Paths, bytes and the verdict, for the UI."""
+    """Links, paths, bytes and the verdict, for the UI."""
     told = _materialized(published)
     assert told["written"] is True
     assert told["verdict"] == "fine"
-    assert told["overview"].value == str(published.reports / "operations.html")
+    assert told["overview"].url == "http://127.0.0.1:3001/operations.html"
+    assert told["overview_file"].value == str(published.reports / "operations.html")
     assert told["bytes"] > 0
 
 
