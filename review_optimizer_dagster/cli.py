@@ -6,8 +6,8 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from review_optimizer_dagster.alerts_command import add_alerts, alerts_command
-from review_optimizer_dagster.command_line import (
+from review_optimizer_dagster.commands.alerts import add_alerts, alerts_command
+from review_optimizer_dagster.commands.command_line import (
     EXIT_CODES,
     MENDABLE,
     PROGRAM,
@@ -17,25 +17,25 @@ from review_optimizer_dagster.command_line import (
     Commands,
     Parser,
 )
-from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.explain_command import add_explain, explain_command
-from review_optimizer_dagster.failures import (
+from review_optimizer_dagster.commands.explain import add_explain, explain_command
+from review_optimizer_dagster.commands.failures import (
     ended_by_defect,
     ended_by_system,
     survives_closed_pipes,
 )
-from review_optimizer_dagster.gate_command import add_gate, gate_command
-from review_optimizer_dagster.init_command import add_init, init_command
-from review_optimizer_dagster.json_output import check_target, for_programs
-from review_optimizer_dagster.label_command import add_label, label_command
-from review_optimizer_dagster.query_command import add_query, query_command
-from review_optimizer_dagster.report_command import add_report, report_command
-from review_optimizer_dagster.run_command import add_run, run_command
-from review_optimizer_dagster.simulator_command import add_simulator, simulator_command
-from review_optimizer_dagster.statement_command import add_book, add_statement, book, statement
-from review_optimizer_dagster.tiers_command import add_tiers, tiers_command
-from review_optimizer_dagster.ui_command import add_ui, ui_command
-from review_optimizer_dagster.watch_command import add_watch, watch_command
+from review_optimizer_dagster.commands.gate import add_gate, gate_command
+from review_optimizer_dagster.commands.init import add_init, init_command
+from review_optimizer_dagster.commands.json_output import check_target, for_programs
+from review_optimizer_dagster.commands.label import add_label, label_command
+from review_optimizer_dagster.commands.query import add_query, query_command
+from review_optimizer_dagster.commands.report import add_report, report_command
+from review_optimizer_dagster.commands.run import add_run, run_command
+from review_optimizer_dagster.commands.simulator import add_simulator, simulator_command
+from review_optimizer_dagster.commands.statement import add_book, add_statement, book, statement
+from review_optimizer_dagster.commands.tiers import add_tiers, tiers_command
+from review_optimizer_dagster.commands.ui import add_ui, ui_command
+from review_optimizer_dagster.commands.watch import add_watch, watch_command
+from review_optimizer_dagster.errors import UserError
 
 RUN, LOOK, MONEY, QUALITY, SET_UP = "run", "look", "money", "quality", "set up"
 COMMANDS = (

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 from dagster import DagsterInstance
 
+from review_optimizer_dagster.commands.run_state import RunFacts
 from review_optimizer_dagster.defs.execution import HOST_TAG, is_alive
-from review_optimizer_dagster.run_state import RunFacts
 
 if TYPE_CHECKING:
     from dagster import DagsterEvent, DagsterRun, EventLogEntry

@@ -63,7 +63,7 @@ def write_statement(
     month: its first day; None is the last that the tenant has an entry in. Returns the statement
     as `review-optimizer statement --json` writes it, with `file`, the name of both without ending.
     """
-    from review_optimizer_dagster.statement_command import as_json, with_dollars
+    from review_optimizer_dagster.commands.statement import as_json, with_dollars
 
     first = (month or stored.last_day(connection, tenant) or utc_now().date()).replace(day=1)
     last = first.replace(day=calendar.monthrange(first.year, first.month)[1])

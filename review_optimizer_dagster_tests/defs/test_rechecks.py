@@ -13,12 +13,12 @@ import polars as pl
 import pytest
 from dagster import DagsterInstance
 
+from review_optimizer_dagster.commands.terminal import print_summary
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs import classification
 from review_optimizer_dagster.simulator.judge import LexiconJudge
 from review_optimizer_dagster.simulator.server import Simulator
 from review_optimizer_dagster.storage.warehouse import Warehouse
-from review_optimizer_dagster.terminal import print_summary
 from review_optimizer_dagster_tests.conftest import DAY, deliver, query, reviews, runner
 
 Run = Callable[..., dict[str, Any]]

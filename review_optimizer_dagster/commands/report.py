@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import add_date, add_json
-from review_optimizer_dagster.json_output import write_json
+from review_optimizer_dagster.commands.command_line import add_date, add_json
+from review_optimizer_dagster.commands.json_output import write_json
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.config import Home

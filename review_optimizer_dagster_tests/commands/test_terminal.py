@@ -17,14 +17,15 @@ from typing import Any
 
 import pytest
 
-from review_optimizer_dagster import cli, gate_command
+from review_optimizer_dagster import cli
 from review_optimizer_dagster.cli import COMMANDS, build_parser, main
-from review_optimizer_dagster.command_line import PROGRAM, WIDEST_HELP, Parser, parse_day
+from review_optimizer_dagster.commands import gate
+from review_optimizer_dagster.commands.command_line import PROGRAM, WIDEST_HELP, Parser, parse_day
+from review_optimizer_dagster.commands.consoles import console, table
+from review_optimizer_dagster.commands.terminal import RunDisplay, RunProgress
 from review_optimizer_dagster.config import HOME_VARIABLE, Home
-from review_optimizer_dagster.consoles import console, table
 from review_optimizer_dagster.errors import system_problem
 from review_optimizer_dagster.money.budgets import Spend
-from review_optimizer_dagster.terminal import RunDisplay, RunProgress
 from review_optimizer_dagster_tests.conftest import DAY, deliver, reviews
 
 _ESCAPE = "\x1b"
@@ -453,8 +454,8 @@ def test_a_table_in_a_pipe_loses_nothing(
 
 def test_a_verdict_of_many_words_is_whole_in_a_pipe(capfd: pytest.CaptureFixture[str]) -> None:
     """What the gate says of a day is one line, however long."""
-    verdict = dict.fromkeys(gate_command._SHOWN["verdicts"], "x") | {"detail": f"[red] {LONG}"}
-    gate_command._print(DAY, {"verdicts": [verdict], "accuracy": [], "causes": [], "wrong": []})
+    verdict = dict.fromkeys(gate._SHOWN["verdicts"], "x") | {"detail": f"[red] {LONG}"}
+    gate._print(DAY, {"verdicts": [verdict], "accuracy": [], "causes": [], "wrong": []})
     assert f"x x: [red] {LONG}\n" in capfd.readouterr().out
 
 

@@ -26,10 +26,10 @@ from rich.progress import (
 from rich.table import Table
 from rich.text import Text
 
-from review_optimizer_dagster.consoles import console, is_terminal, table
+from review_optimizer_dagster.commands.consoles import console, is_terminal, table
+from review_optimizer_dagster.commands.steps import duration, title
 from review_optimizer_dagster.defs.resources import Listener, listener
 from review_optimizer_dagster.money.amounts import usd
-from review_optimizer_dagster.steps import duration, title
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.money.budgets import Spend

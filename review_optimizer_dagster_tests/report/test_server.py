@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from review_optimizer_dagster import reports_server, ui_command
+from review_optimizer_dagster.commands import ui
 from review_optimizer_dagster.config import Home
+from review_optimizer_dagster.report import server
 
 
 @pytest.fixture
@@ -37,13 +38,13 @@ def folder(tmp_path: Path) -> Path:
 def port(folder: Path) -> Iterator[int]:
     """The port that the folder is served on."""
 
-    def handler(*arguments: object) -> reports_server.ReportsHandler:
-        return reports_server.ReportsHandler(*arguments, directory=str(folder))  # type: ignore[arg-type]
+    def handler(*arguments: object) -> server.ReportsHandler:
+        return server.ReportsHandler(*arguments, directory=str(folder))  # type: ignore[arg-type]
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        yield server.server_address[1]
-        server.shutdown()
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
+        threading.Thread(target=httpd.serve_forever, daemon=True).start()
+        yield httpd.server_address[1]
+        httpd.shutdown()
 
 
 def ask(
@@ -97,7 +98,7 @@ def test_it_is_read_only_and_answers_to_local_names_alone(port: int, folder: Pat
 
 def test_an_empty_folder_says_what_makes_a_report(tmp_path: Path) -> None:
     """A blank page would look broken."""
-    assert "No report yet" in reports_server.index_page(tmp_path)
+    assert "No report yet" in server.index_page(tmp_path)
 
 
 def test_a_port_that_is_taken_does_not_stop_the_ui(
@@ -106,7 +107,7 @@ def test_a_port_that_is_taken_does_not_stop_the_ui(
     """Reports are an extra: the UI says so and goes on."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        ui_command._serve_reports(home, port)
+        ui._serve_reports(home, port)
     told = capsys.readouterr().err
     assert f"port {port} cannot be used" in told
     assert "--reports-port" in told
@@ -115,7 +116,7 @@ def test_a_port_that_is_taken_does_not_stop_the_ui(
 _PARENT = """
 import sys
 from pathlib import Path
-from review_optimizer_dagster.reports_server import start_beside
+from review_optimizer_dagster.report.server import start_beside
 print(start_beside(Path(sys.argv[1]), int(sys.argv[2])), flush=True)
 import os
 os.execv(sys.executable, [sys.executable, "-c", "input()"])

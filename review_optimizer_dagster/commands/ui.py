@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import PROGRAM, parse_port
+from review_optimizer_dagster.commands.command_line import PROGRAM, parse_port
 from review_optimizer_dagster.errors import UserError
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def ui(home: Home, host: str, port: int, reports_port: int = 0) -> int:
 
 def _serve_reports(home: Home, port: int) -> None:
     """Serve reports/ beside the UI; without them the UI is as useful as before."""
-    from review_optimizer_dagster.reports_server import start_beside
+    from review_optimizer_dagster.report.server import start_beside
 
     home.reports.mkdir(parents=True, exist_ok=True)
     try:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import add_json
+from review_optimizer_dagster.commands.command_line import add_json
+from review_optimizer_dagster.commands.json_output import write_json
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.config import Home
@@ -33,8 +33,8 @@ def add_init(commands: Any) -> None:
 
 def init_command(home: Home, options: argparse.Namespace) -> int:
     """Write a commented tenants.toml."""
+    from review_optimizer_dagster.commands.consoles import console
     from review_optimizer_dagster.config import HOME_VARIABLE
-    from review_optimizer_dagster.consoles import console
     from review_optimizer_dagster.template import commented_settings
 
     if not home.is_demo:

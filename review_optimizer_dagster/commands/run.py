@@ -7,10 +7,15 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import add_date, add_json, parse_rate, parse_seconds
+from review_optimizer_dagster.commands.command_line import (
+    add_date,
+    add_json,
+    parse_rate,
+    parse_seconds,
+)
+from review_optimizer_dagster.commands.failures import defect_message, is_debug
+from review_optimizer_dagster.commands.json_output import write_json
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.failures import defect_message, is_debug
-from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.config import Home
@@ -134,8 +139,8 @@ def run_command(home: Home, options: argparse.Namespace) -> int:
         from review_optimizer_dagster.storage.inbox import deliver
 
         deliver(home, options.reviews, day, options.tenant)
+    from review_optimizer_dagster.commands.terminal import RunDisplay, print_problem, print_summary
     from review_optimizer_dagster.defs.execution import run_day, summarise
-    from review_optimizer_dagster.terminal import RunDisplay, print_problem, print_summary
 
     engine = _engine_config(options)
     with RunDisplay(day):

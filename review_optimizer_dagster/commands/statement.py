@@ -13,9 +13,9 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import add_json, parse_day
+from review_optimizer_dagster.commands.command_line import add_json, parse_day
+from review_optimizer_dagster.commands.json_output import write_json
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.json_output import write_json
 from review_optimizer_dagster.money.amounts import usd
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _usd(text: str) -> int:
 
 def statement(home: Home, options: argparse.Namespace) -> int:
     """Print a tenant's statement, and write it where asked. Returns the exit code."""
-    from review_optimizer_dagster.consoles import console, working
+    from review_optimizer_dagster.commands.consoles import console, working
     from review_optimizer_dagster.storage import statement as stored
 
     for name, path in (("--csv", options.csv), ("--entries", options.entries)):
@@ -266,7 +266,7 @@ def _bookings(changes: pl.DataFrame) -> list[dict[str, Any]]:
 
 def show(console: Console, told: Mapping[str, Any], found: Mapping[str, pl.DataFrame]) -> None:
     """The statement as tables."""
-    from review_optimizer_dagster.consoles import table
+    from review_optimizer_dagster.commands.consoles import table
 
     as_of = f", as of {told['as_of']}" if told["as_of"] else ""
     console.print(f"[bold]{told['tenant']}  {told['month']}{as_of}[/]")

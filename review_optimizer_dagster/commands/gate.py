@@ -8,9 +8,9 @@ from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import add_date, add_json
+from review_optimizer_dagster.commands.command_line import add_date, add_json
+from review_optimizer_dagster.commands.json_output import write_json
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -77,7 +77,7 @@ def add_gate(commands: Any) -> None:
 
 def gate_command(home: Home, options: argparse.Namespace) -> int:
     """Do what the options of `add_gate` say; returns the exit code."""
-    from review_optimizer_dagster.consoles import working
+    from review_optimizer_dagster.commands.consoles import working
     from review_optimizer_dagster.storage.gate import judged_days
     from review_optimizer_dagster.storage.warehouse import Warehouse
 
@@ -148,7 +148,7 @@ def _export(
 
 
 def _print(day: date, found: dict[str, list[dict[str, Any]]]) -> None:
-    from review_optimizer_dagster.consoles import console
+    from review_optimizer_dagster.commands.consoles import console
 
     out = console()
     out.print(f"gate of {day}")
@@ -173,7 +173,7 @@ def _print(day: date, found: dict[str, list[dict[str, Any]]]) -> None:
 def _table(rows: list[dict[str, Any]], columns: tuple[str, ...]) -> Table:
     from rich.text import Text
 
-    from review_optimizer_dagster.consoles import table
+    from review_optimizer_dagster.commands.consoles import table
 
     made = table(*columns)
     for row in rows:

@@ -12,9 +12,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import add_json, add_parser
+from review_optimizer_dagster.commands.command_line import add_json, add_parser
+from review_optimizer_dagster.commands.json_output import write_json
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.alerts.channels import Channel
@@ -177,7 +177,7 @@ def _print_list(shown: Sequence[Kept]) -> None:
     """Two lines an alert: a table would squeeze its message in a narrow terminal, or a pipe."""
     from rich.text import Text
 
-    from review_optimizer_dagster.consoles import console
+    from review_optimizer_dagster.commands.consoles import console
 
     if not shown:
         sys.stdout.write("no alerts\n")

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from review_optimizer_dagster.command_line import BROKEN, MENDABLE, PROGRAM
+from review_optimizer_dagster.commands.command_line import BROKEN, MENDABLE, PROGRAM
 from review_optimizer_dagster.errors import system_problem
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import add_json, add_parser
+from review_optimizer_dagster.commands.command_line import add_json, add_parser
+from review_optimizer_dagster.commands.json_output import write_json
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.config import Home
@@ -91,7 +91,7 @@ def _print(home: Home, paused: Sequence[TierPause]) -> None:
     """Two lines a pause: a table would squeeze its reason in a narrow terminal, or a pipe."""
     from rich.text import Text
 
-    from review_optimizer_dagster.consoles import console
+    from review_optimizer_dagster.commands.consoles import console
 
     out = console()
     for number, tier in enumerate(home.settings.engine.ladder, start=1):

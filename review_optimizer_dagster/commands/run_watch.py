@@ -8,6 +8,7 @@ from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Protocol
 
 from review_optimizer_dagster.alerts.store import KEY_PREFIX
+from review_optimizer_dagster.commands.run_state import Requests, RunFacts, snapshot
 from review_optimizer_dagster.errors import UserError
 from review_optimizer_dagster.money.budgets import (
     HOLD,
@@ -17,7 +18,6 @@ from review_optimizer_dagster.money.budgets import (
     budgeted_tenants,
 )
 from review_optimizer_dagster.money.prices import load_prices
-from review_optimizer_dagster.run_state import Requests, RunFacts, snapshot
 from review_optimizer_dagster.storage.journal_tail import JournalReader
 
 if TYPE_CHECKING:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from review_optimizer_dagster.commands.steps import title
 from review_optimizer_dagster.money.amounts import usd
-from review_optimizer_dagster.steps import title
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.money.budgets import Spend

@@ -11,11 +11,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from review_optimizer_dagster.command_line import add_date, add_json, parse_seconds
+from review_optimizer_dagster.commands.command_line import add_date, add_json, parse_seconds
+from review_optimizer_dagster.commands.failures import is_reader_gone
+from review_optimizer_dagster.commands.json_output import (
+    STANDARD_OUTPUT,
+    standard_output,
+    write_line,
+)
+from review_optimizer_dagster.commands.steps import duration
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.failures import is_reader_gone
-from review_optimizer_dagster.json_output import STANDARD_OUTPUT, standard_output, write_line
-from review_optimizer_dagster.steps import duration
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -88,9 +92,9 @@ def add_watch(commands: Any) -> None:
 
 def watch_command(home: Home, options: argparse.Namespace) -> int:
     """Do what the options of `add_watch` say; returns the exit code."""
-    from review_optimizer_dagster.consoles import is_terminal
+    from review_optimizer_dagster.commands.consoles import is_terminal
+    from review_optimizer_dagster.commands.run_watch import Watcher
     from review_optimizer_dagster.defs.run_events import RunEvents
-    from review_optimizer_dagster.run_watch import Watcher
 
     if options.once and options.follow:
         raise UserError("--once looks once and --follow does not end: give one of the two")
@@ -178,7 +182,7 @@ def _screen(live: bool, target: Path | None) -> Iterator[Screen]:
         return
     from rich.live import Live
 
-    from review_optimizer_dagster.consoles import console
+    from review_optimizer_dagster.commands.consoles import console
 
     with Live(console=console(), auto_refresh=False, vertical_overflow="crop") as shown:
         yield Screen(shown, target)

@@ -8,9 +8,9 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import add_json
+from review_optimizer_dagster.commands.command_line import add_json
+from review_optimizer_dagster.commands.json_output import write_json
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -69,7 +69,7 @@ def _assignment(text: str) -> tuple[str, str]:
 
 def query_command(home: Home, options: argparse.Namespace) -> int:
     """List the questions, or answer one. Returns the exit code."""
-    from review_optimizer_dagster.consoles import console
+    from review_optimizer_dagster.commands.consoles import console
     from review_optimizer_dagster.storage.queries import named_query, queries, run_query
 
     if options.name is None:

@@ -14,9 +14,14 @@ from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import add_date, add_json, parse_count, parse_day
+from review_optimizer_dagster.commands.command_line import (
+    add_date,
+    add_json,
+    parse_count,
+    parse_day,
+)
+from review_optimizer_dagster.commands.json_output import write_json
 from review_optimizer_dagster.errors import UserError
-from review_optimizer_dagster.json_output import write_json
 
 if TYPE_CHECKING:
     import polars as pl
@@ -91,7 +96,7 @@ def add_label(commands: Any) -> None:
 def label_command(home: Home, options: argparse.Namespace) -> int:
     """Do what the options of `add_label` say; returns the exit code."""
     _check(home, options)
-    from review_optimizer_dagster.consoles import working
+    from review_optimizer_dagster.commands.consoles import working
 
     taking = options.take is not None
     with working("taking the labels" if taking else "drawing the sample"):

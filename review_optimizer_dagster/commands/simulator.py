@@ -6,7 +6,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import (
+from review_optimizer_dagster.commands.command_line import (
     parse_count,
     parse_port,
     parse_rate,

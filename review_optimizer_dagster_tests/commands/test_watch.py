@@ -19,15 +19,15 @@ from rich.console import Console
 from review_optimizer_dagster.alerts.rules import Alert
 from review_optimizer_dagster.alerts.store import raise_once
 from review_optimizer_dagster.cli import main
+from review_optimizer_dagster.commands.run_state import RunFacts
+from review_optimizer_dagster.commands.run_watch import Watcher
+from review_optimizer_dagster.commands.watch import Screen, line, panel, watch
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs.execution import HOST_TAG
 from review_optimizer_dagster.defs.run_events import RunEvents
 from review_optimizer_dagster.money.budgets import Budget, budget_version
-from review_optimizer_dagster.run_state import RunFacts
-from review_optimizer_dagster.run_watch import Watcher
 from review_optimizer_dagster.storage.journal import DayJournal, StateStore
 from review_optimizer_dagster.storage.journal_tail import JournalReader
-from review_optimizer_dagster.watch_command import Screen, line, panel, watch
 from review_optimizer_dagster_tests.conftest import DAY
 
 if TYPE_CHECKING:

@@ -6,8 +6,8 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from review_optimizer_dagster.command_line import add_date, add_json
-from review_optimizer_dagster.json_output import write_json
+from review_optimizer_dagster.commands.command_line import add_date, add_json
+from review_optimizer_dagster.commands.json_output import write_json
 
 if TYPE_CHECKING:
     from review_optimizer_dagster.config import Home
@@ -37,7 +37,7 @@ def add_explain(commands: Any) -> None:
 
 def explain_command(home: Home, options: argparse.Namespace) -> int:
     """Print where a review's labels came from, down to the answer that they go back to."""
-    from review_optimizer_dagster.explanation import explanation
+    from review_optimizer_dagster.commands.explanation import explanation
     from review_optimizer_dagster.storage.explain import explain
     from review_optimizer_dagster.storage.warehouse import Warehouse
 

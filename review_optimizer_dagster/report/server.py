@@ -19,7 +19,7 @@ from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 LOOPBACK = "127.0.0.1"
-_MODULE = "review_optimizer_dagster.reports_server"
+_MODULE = "review_optimizer_dagster.report.server"
 _LOCAL_NAMES = {LOOPBACK, "localhost", "[::1]"}
 _LOOK_SECONDS = 0.5  # how long this outlives its parent at most
 _PAGE = """<!doctype html>
