@@ -141,9 +141,10 @@ def run_command(home: Home, options: argparse.Namespace) -> int:
         deliver(home, options.reviews, day, options.tenant)
     from review_optimizer_dagster.commands.terminal import RunDisplay, print_problem, print_summary
     from review_optimizer_dagster.defs.execution import run_day, summarise
+    from review_optimizer_dagster.report.ahead import page_drawn_ahead
 
     engine = _engine_config(options)
-    with RunDisplay(day):
+    with page_drawn_ahead(home.reports), RunDisplay(day):
         outcome = run_day(home, day, engine)
     if outcome.problem is not None:
         if outcome.user_can_mend:

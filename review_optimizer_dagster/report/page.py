@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+import os
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata, resources
@@ -46,17 +47,22 @@ def _files() -> list[Path]:
     return [path for path in folder.iterdir() if path.suffix in _SOURCES]
 
 
+def page_path(folder: Path) -> Path:
+    """Where a folder keeps the page of this version. Raises UserError without the extra `ui`."""
+    return folder / f".page-{page_digest()}.html"
+
+
 def cached_page(folder: Path) -> str:
     """The page without data, drawn up once a version and kept in a folder.
 
     It takes seconds, and depends on no data. Raises UserError without the extra `ui`.
     """
-    path = folder / f".page-{page_digest()}.html"
+    path = page_path(folder)
     if path.exists():
         return path.read_text(encoding="utf-8")
     page = build_page()
     folder.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".new")
+    temporary = path.with_suffix(f".{os.getpid()}.new")  # two processes may draw it up at once
     temporary.write_text(page, encoding="utf-8")
     temporary.replace(path)
     for old in folder.glob(".page-*.html"):
