@@ -71,6 +71,13 @@ def test_every_benchmark_that_is_named_is_there() -> None:
 
 def test_every_view_is_told() -> None:
     """Analysts look here before they look into the database."""
-    views = resources.files("review_optimizer_dagster.storage").joinpath("views.sql")
-    names = re.findall(r"VIEW \{out\}\.(\w+) AS", views.read_text(encoding="utf-8"))
+    storage = resources.files("review_optimizer_dagster.storage")
+    names = [
+        name
+        for file in ("views.sql", "star.sql")
+        for name in re.findall(
+            r"VIEW \{out\}\.(\w+) AS", storage.joinpath(file).read_text(encoding="utf-8")
+        )
+    ]
+    assert names
     assert [name for name in names if f"`{name}`" not in TEXT] == []
