@@ -49,10 +49,12 @@ class Home:
 
     @property
     def tenants_file(self) -> Path:
+        """The settings; a home without them is a demo."""
         return self.folder / "tenants.toml"
 
     @property
     def inbox(self) -> Path:
+        """Where deliveries arrive: `inbox/<tenant>/<day>/`."""
         return self.folder / "inbox"
 
     @property
@@ -62,14 +64,17 @@ class Home:
 
     @property
     def warehouse(self) -> Path:
+        """The DuckDB file of which one process is the writer."""
         return self.folder / "warehouse.duckdb"
 
     @property
     def journal(self) -> Path:
+        """Paid responses, live budgets and states of alerts."""
         return self.folder / "journal"
 
     @property
     def published(self) -> Path:
+        """What analysts open."""
         return self.folder / "published"
 
     @property
@@ -83,18 +88,22 @@ class Home:
 
     @property
     def prices_file(self) -> Path:
+        """Price rows of the user's own."""
         return self.folder / "prices.toml"
 
     @property
     def batch_caps_file(self) -> Path:
+        """The largest batches that were measured to be good, by model."""
         return self.folder / "batch_caps.toml"
 
     @property
     def dagster(self) -> Path:
+        """DAGSTER_HOME of the command and the UI: runs, schedules, sensors."""
         return self.folder / "dagster"
 
     @property
     def is_demo(self) -> bool:
+        """Whether the simulator answers and days fill themselves: there is no tenants.toml."""
         return not self.tenants_file.exists()
 
     @cached_property

@@ -96,6 +96,7 @@ class Watch:
         self._told: dict[tuple[str, bool, str, int], int] = {}
 
     def __call__(self, spend: Spend) -> None:
+        """Raise what is due, where the spend has reached a threshold that was not told yet."""
         thresholds = self._thresholds_of(spend.tenant)
         highest = max(reached(spend, thresholds), default=0)
         key = (spend.tenant, spend.simulated, spend.period, spend.version)

@@ -77,9 +77,11 @@ class LogChannel(Channel):
 
     @property
     def is_local(self) -> bool:
+        """Always: the log is on this machine."""
         return True
 
     def send(self, alert: Alert, now: datetime) -> None:  # noqa: ARG002 (the log has its own time)
+        """Write one line, at the level of the alert's severity."""
         text = f"{_mark(alert)}{alert.message}"
         self._log.log(_LEVELS[alert.severity], "alert %s: %s", alert.alert_id, text)
 
@@ -122,6 +124,7 @@ class WebhookChannel(HttpChannel):
     """A webhook as the Standard Webhooks specification 1.0 has it."""
 
     def body(self, alert: Alert) -> dict[str, Any]:
+        """The alert as Standard Webhooks 1.0 lays it out: type, timestamp, data."""
         return {
             "type": alert.event,
             "timestamp": alert.raised_at.isoformat(),
@@ -142,6 +145,7 @@ class WebhookChannel(HttpChannel):
         }
 
     def headers(self, alert: Alert, body: bytes, now: datetime) -> dict[str, str]:
+        """Id, time and signature. Raises UserError where the secret is missing or none."""
         key = signing_key(_variable(self._secret_env))
         timestamp = int(now.timestamp())
         return {
@@ -155,6 +159,7 @@ class SlackChannel(HttpChannel):
     """What Slack's incoming webhooks take, and those of Mattermost, Rocket.Chat and others."""
 
     def body(self, alert: Alert) -> dict[str, Any]:
+        """The alert as a message of blocks, its text escaped."""
         title = f"{_mark(alert)}{alert.severity.upper()} {alert.event}"
         about = f"{alert.tenant}, {alert.period}, alert {alert.alert_id}"
         text = _escaped(alert.message)

@@ -1,5 +1,4 @@
-"""The batches, after the cache: how hard each miss is, which model tier begins, who travels with
-whom.
+"""The batches: how hard each miss is, which model tier begins, who travels with whom.
 
 A batch holds one tenant, taxonomy, identity, model tier and purpose. Within such a group the
 batches are alike: nearly the same number of reviews and of tokens, so that none is left running at

@@ -355,6 +355,7 @@ class LabelSeen(NamedTuple):
 
     @classmethod
     def of(cls, seen: OutOfFold, label: str) -> LabelSeen:
+        """What was predicted of one label, the most confident first."""
         import numpy as np
 
         mine = np.asarray(seen.labels, dtype=object) == label

@@ -81,6 +81,7 @@ class KeptEmbeddings:
 
     @property
     def name(self) -> str:
+        """Name of the embedder that the vectors come from."""
         return self.maker.name
 
     def of(self, texts: pl.DataFrame) -> NDArray[np.float32]:
@@ -153,10 +154,12 @@ class LocalMaker:
         self.name = self._embedder.name
 
     def make(self, texts: pl.DataFrame, _purpose: Purpose) -> pl.DataFrame:
+        """Embed on this machine: content_key and vector of each text that has one."""
         made = _made(texts["content_key"].to_list(), self._embedder.embed(texts["text"].to_list()))
         return made.drop_nulls("vector")
 
     def cost(self, _purpose: Purpose) -> int:
+        """Nothing: this machine is not billed."""
         return 0
 
 
@@ -182,6 +185,7 @@ class PaidMaker:
         self.has_sent = False
 
     def make(self, texts: pl.DataFrame, purpose: Purpose) -> pl.DataFrame:
+        """Ask the endpoint, inside the budgets: content_key and vector of what it answered."""
         log = dg.get_dagster_logger()
         with (
             self._journal.lock(),
@@ -207,6 +211,7 @@ class PaidMaker:
         return pl.concat(made).drop_nulls("vector")
 
     def cost(self, purpose: Purpose) -> int:
+        """Nano-dollars that the requests of a purpose have cost."""
         records = [
             record
             for record in self._journal.requests()

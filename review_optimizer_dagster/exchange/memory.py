@@ -199,9 +199,9 @@ class NvmlProbe:
 
 
 def read_gauges(text: str) -> dict[str, list[float]]:
-    """Name to the numbers of its series, of Prometheus's text format; a colon reads as underscore.
+    r"""Name to the numbers of its series, of Prometheus's text format; a colon reads as underscore.
 
-    >>> read_gauges('# a comment\\nvllm:use{engine="0"} 2.5e-01\\nvllm:use{engine="1"} NaN')
+    >>> read_gauges('# a comment\nvllm:use{engine="0"} 2.5e-01\nvllm:use{engine="1"} NaN')
     {'vllm_use': [0.25]}
     """
     found: dict[str, list[float]] = {}

@@ -157,10 +157,12 @@ class Pace:
         self._shrunk_at = -math.inf
 
     def lane(self, model: str) -> _Lane:
+        """What is known of a model's limits and requests."""
         return self._lanes.setdefault(model, _Lane())
 
     @property
     def in_flight(self) -> int:
+        """Requests that wait for their answer, of all models."""
         return sum(len(lane.in_flight) for lane in self._lanes.values())
 
     def wait(self, model: str, tokens: float, now: float) -> float:

@@ -172,8 +172,9 @@ def read_reply(record: Json) -> Reply:
 
 
 def escalated(record: Json, reply: Reply) -> list[str]:
-    """Items that the next tier is asked about, in the order of the batch; pure, so that a later run
-    finds the same.
+    """Items that the next tier is asked about, in the order of the batch.
+
+    Pure, so that a later run finds the same.
 
     What brought nothing useful for the `tier_attempts`th time comes first, then what the model is
     unsure of, no more than the record's `most_escalated`.

@@ -130,10 +130,12 @@ class Work:
 
     @cached_property
     def tenant(self) -> str:
+        """Who is billed."""
         return str(self.rows["tenant"][0])
 
     @cached_property
     def identity(self) -> str:
+        """What the answers are kept under."""
         return str(self.rows["identity"][0])
 
     def parts(self, size: int) -> list[Work]:

@@ -155,6 +155,7 @@ class EmbeddingIntent:
 
     @property
     def most_tokens(self) -> int:
+        """An upper bound of the tokens of all its texts."""
         return sum(self.sizes)
 
 

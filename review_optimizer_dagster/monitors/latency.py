@@ -96,7 +96,7 @@ class Baseline:
         return z
 
     def scores(self, z: Array) -> Array:
-        """z clipped and standardised, so that sums of quiet requests behave as if independent."""
+        """Clipped and standardised, so that sums of quiet requests behave as if independent."""
         import numpy as np
 
         scores: Array = (np.clip(z, -CLIP, CLIP) - self.mean) / self.deviation

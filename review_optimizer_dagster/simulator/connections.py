@@ -55,20 +55,24 @@ class HttpServer(ThreadingHTTPServer):
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
+        """Bind without looking up the name of the host."""
         # HTTPServer looks the host's name up here, which can take seconds; nobody needs it.
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         self.socket.bind(self.server_address)
         self.server_address = self.socket.getsockname()
 
     def process_request(self, request: Any, client_address: Any) -> None:
+        """Remember the connection until it is closed."""
         self._open.add(request)
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
+        """Forget a connection that is closed."""
         self._open.discard(request)
         super().shutdown_request(request)
 
     def server_close(self) -> None:
+        """Close the port and every connection that is still open."""
         self.closing.set()
         super().server_close()
         # A kept-alive connection would hold its thread until the client lets go.

@@ -67,7 +67,7 @@ class Form(ABC):
 
 @dataclass(frozen=True)
 class LabelsForm(Form):
-    """{"answers":[{"id":"1","sentiment":"positive","unsure":false}]}"""
+    """As `{"answers":[{"id":"1","sentiment":"positive","unsure":false}]}`."""
 
     token: ClassVar[re.Pattern[str]] = re.compile(rf'uns(?=ure":)|"\}},\{{"|{PATTERN}')
 
@@ -79,7 +79,7 @@ class LabelsForm(Form):
 
 @dataclass(frozen=True)
 class CodesForm(Form):
-    """{"answers":[["1","pgy"],["2","nuu?"]]}"""
+    """As `{"answers":[["1","pgy"],["2","nuu?"]]}`."""
 
     codes: Mapping[str, Mapping[str, str]]  # field -> label -> code
 

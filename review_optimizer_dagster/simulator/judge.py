@@ -33,7 +33,9 @@ class Judge(Protocol):
     """Gives labels to a document. `policy` names the judge in the cache's identity."""
 
     @property
-    def policy(self) -> str: ...
+    def policy(self) -> str:
+        """Name of what judges, as it stands in the identity of its answers."""
+        ...
 
     def judge(self, title: str | None, text: str, fields: Fields) -> dict[str, str] | None:
         """Field to label for the fields asked; None where it has no answer."""

@@ -67,6 +67,7 @@ class Request:
 
     @property
     def client_request_id(self) -> str | None:
+        """The id that the client gave its request, if it did."""
         return self.headers.get(CLIENT_REQUEST_HEADER)
 
 
@@ -103,6 +104,7 @@ class Failure:
         return {"error": error}
 
     def reply(self, billed: BilledRequest | None = None) -> Reply:
+        """This refusal as a reply; billed: where the work had been done already."""
         return Reply(self.status, self.body(), self.headers, billed=billed)
 
 

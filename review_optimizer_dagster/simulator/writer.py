@@ -148,6 +148,7 @@ def _category(data: Mapping[str, Any], shared: Mapping[str, Any]) -> Category:
 
 @cache
 def load_grammar() -> Grammar:
+    """The grammar of the sample's reviews, from its TOML files."""
     shared = _read("shared")
     files = [_read(name) for name in shared["categories"]]
     categories = [_category(data, shared) for data in files]
@@ -204,9 +205,11 @@ class Writer:
         self.times: Counter[str] = Counter()
 
     def pick(self, items: Sequence[Any]) -> Any:
+        """One of the items, by the seeded random numbers."""
         return items[int(self.random() * len(items))]
 
     def render(self, template: Template) -> str:
+        """A template with its places filled."""
         text = []
         for part in template:
             if isinstance(part, str):
@@ -255,6 +258,7 @@ class Writer:
         return self.unused(frames) or self.pick(frames)  # type: ignore[no-any-return]  # Templates
 
     def say(self, name: str, template: Template) -> None:
+        """Add a sentence at its stage of the review."""
         sentence = self.render(template).strip()
         end = "!" if self.random() < 0.06 else "."
         self.sentences.append(
@@ -276,9 +280,11 @@ class Writer:
 
     @property
     def text(self) -> str:
+        """The sentences in the order of their stages."""
         return " ".join(sentence for _, _, sentence in sorted(self.sentences))
 
     def title(self, pool: str) -> str | None:
+        """A title from a pool; None as often as real reviews have none."""
         if self.random() < self.grammar.rules["untitled"]:
             return None
         title = self.render(self.pick(self.category.pools[pool])).strip()

@@ -100,8 +100,11 @@ def questions(
 def strata(
     connection: Connection, tenant: str, taxonomy: str, first: date, last: date
 ) -> pl.DataFrame:
-    """The kept samples by stratum: sample_id, stratum, stratum_texts, stratum_reviews, drawn,
-    reviews (that have a drawn text) and asked."""
+    """The kept samples by stratum.
+
+    Columns: sample_id, stratum, stratum_texts, stratum_reviews, drawn, reviews (that have a drawn
+    text) and asked.
+    """
     return connection.frame(
         f"""
         SELECT sample_id, stratum, any_value(stratum_texts) AS stratum_texts,

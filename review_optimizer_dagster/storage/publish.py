@@ -140,8 +140,7 @@ def published_tables() -> tuple[str, ...]:
 
 
 def write_analytics(connection: Connection, path: Path, window_days: int) -> None:
-    """Write analytics.duckdb: the last `window_days` days of the large tables, the small ones
-    whole, and the views.
+    """Write analytics.duckdb: the last `window_days` days of large tables, small ones, and views.
 
     Readers keep the file they opened; the next one to open it gets the new one.
     """

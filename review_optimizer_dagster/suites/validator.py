@@ -26,6 +26,7 @@ class Failure(NamedTuple):
 
 
 def expectations() -> Any:
+    """Great Expectations' module of expectations."""
     # By name: the package re-exports its expectations in a way that a type checker does not see.
     return import_module("great_expectations.expectations")
 
