@@ -81,10 +81,11 @@ def history(
     """A table with a line a series: its last days as a sparkline, the day's value and the range.
 
     series: name to values by day and how to write one. A series without a value is left out.
+    All but the name is one cell: it is one line in a wide pane, and two in the narrow one of an
+    asset's page, where more columns would be cut off.
     """
     axis = last_days(day, days)
-    last = f"{day:%d %b}".replace(" ", _BLANK)
-    lines = [f"| {days} days to {day} | | {last} | least | most |", "|---|---|---|---|---|"]
+    lines = [f"| {days} days | to {day}, its value, least to most |", "|---|---|"]
     for name, (by_day, written) in series.items():
         values = [by_day.get(each) for each in axis]
         known = [value for value in values if value is not None]
@@ -92,8 +93,8 @@ def history(
             continue
         now = "-" if values[-1] is None else written(values[-1])
         lines.append(
-            f"| {name.replace(' ', _BLANK)} | {sparkline(values)} | {now} | {written(min(known))} "
-            f"| {written(max(known))} |"
+            f"| {name.replace(' ', _BLANK)} | {sparkline(values)}{_BLANK}{now} "
+            f"({written(min(known))}{_BLANK}to{_BLANK}{written(max(known))}) |"
         )
     if len(lines) == 2:
         return dg.MetadataValue.md("no figures yet")
