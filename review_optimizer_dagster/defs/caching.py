@@ -14,15 +14,14 @@ from review_optimizer_dagster.core.cache import (
     levels,
 )
 from review_optimizer_dagster.defs.embedding import Maker, maker_of
-from review_optimizer_dagster.defs.metadata import hit_rates, rows_of_day
+from review_optimizer_dagster.defs.metadata import hit_rates
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.patterns import Held, answer_misses, patterns_held, scopes
 from review_optimizer_dagster.defs.resources import Engine, HomeFolder, step, utc_now
 from review_optimizer_dagster.rechecks import PATTERN
-from review_optimizer_dagster.storage import gate, partition
+from review_optimizer_dagster.storage import gate, history, partition
 from review_optimizer_dagster.storage.partition import WarehouseArchive
 from review_optimizer_dagster.storage.rechecks import chance_sample, entry_history
-from review_optimizer_dagster.storage.summary import HIT_LEVELS
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.text import normalise
 
@@ -174,11 +173,11 @@ def cache_resolution(
             known = with_rechecks(connection, day, home, reviews, known)
             new = partition.store_resolution(connection, day, reviews, known, utc_now())
             counts = partition.resolution_counts(connection, day)
+            seen = history.levels_seen(connection, day)
     return dg.MaterializeResult(
         metadata={
-            **rows_of_day(sum(counts.values())),
             "reviews": sum(counts.values()),
-            **hit_rates(counts, HIT_LEVELS),
+            **hit_rates(counts, seen),
             "new": new,
             "new_rechecks": int(known["audit"].sum()),
             **counts,
@@ -204,6 +203,4 @@ def review_archive(
         texts = normalised_texts(partition.model_answered_texts(connection, day))
         added = partition.archive_answers(connection, day, texts)
         total = partition.archive_size(connection)
-    return dg.MaterializeResult(
-        metadata={**rows_of_day(added, total), "added": added, "entries": total}
-    )
+    return dg.MaterializeResult(metadata={"added": added, "entries": total})

@@ -14,6 +14,7 @@ MOST_CHARACTERS: Final = 1000  # of markdown that the UI shows without a click, 
 _LEVELS: Final = "▁▂▃▄▅▆▇█"
 _NOTHING: Final = "·"
 _BLANK: Final = "\xa0"  # where the UI must not break a line
+_TO: Final = f"{_BLANK}to{_BLANK}"
 
 Values: TypeAlias = Sequence[float | None]
 
@@ -81,20 +82,18 @@ def history(
     """A table with a line a series: its last days as a sparkline, the day's value and the range.
 
     series: name to values by day and how to write one. A series without a value is left out.
+    The range stands below: the pane of an asset's page would cut off a third column.
     """
     axis = last_days(day, days)
-    last = f"{day:%d %b}".replace(" ", _BLANK)
-    lines = [f"| {days} days to {day} | | {last} | least | most |", "|---|---|---|---|---|"]
+    lines = [f"| {days} days | to {day} |", "|---|---|"]
     for name, (by_day, written) in series.items():
         values = [by_day.get(each) for each in axis]
         known = [value for value in values if value is not None]
         if not known:
             continue
         now = "-" if values[-1] is None else written(values[-1])
-        lines.append(
-            f"| {name.replace(' ', _BLANK)} | {sparkline(values)} | {now} | {written(min(known))} "
-            f"| {written(max(known))} |"
-        )
+        lines.append(f"| {name.replace(' ', _BLANK)} | {sparkline(values)}{_BLANK}{now} |")
+        lines.append(f"| | {written(min(known))}{_TO}{written(max(known))} |")
     if len(lines) == 2:
         return dg.MetadataValue.md("no figures yet")
     return dg.MetadataValue.md("\n".join(lines))

@@ -73,7 +73,6 @@ def batch_plan(
     sizes = plan.group_by("batch_id").len()["len"]
     return dg.MaterializeResult(
         metadata={
-            **rows_of_day(plan.height),
             "texts": plan.height,
             "batches": len(sizes),
             "largest_batch": int(sizes.max() or 0),  # type: ignore[arg-type]  # a count
@@ -160,10 +159,9 @@ def sent_figures(before: Readout, paid: Readout, answers: pl.DataFrame) -> dict[
         **figures(cost_usd_of_this_run=usd(int(new["cost_nanos"].sum()))),
         "tiers": table(
             paid.requests.filter(pl.col("tier").is_not_null())
-            .group_by("tier", "model_requested", "way")
+            .group_by("tier", "way", model="model_requested")
             .agg(
                 requests=pl.len(),
-                reviews=pl.col("reviews").sum(),
                 answered=pl.col("answered").sum(),
                 escalated=pl.col("escalated").sum(),
                 cost_usd=pl.col("cost_nanos").sum() / 1e9,

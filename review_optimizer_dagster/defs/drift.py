@@ -20,6 +20,9 @@ from review_optimizer_dagster.monitors.settings import DriftSettings
 from review_optimizer_dagster.storage import drift as store
 from review_optimizer_dagster.storage.warehouse import Connection
 
+_SHOWN = (
+    "tenant", "category", "signal", "horizon", "n", "baseline_n", "p_adjusted", "distance",
+)  # fmt: skip
 DRIFT_CHECK = dg.AssetCheckSpec(
     "drift",
     asset="review_results",
@@ -78,8 +81,8 @@ def _check(
         "tests": tests.height,
         "alarms": alarmed.height,
         "smallest_p": rounded("p", float(str(tests["p_value"].min()))),
-        **failing("signals", alarmed, f"FROM drift_tests {of_day} AND alarm"),
-        "shares": table(moved.head(MOST_ROWS).rows(named=True)),
+        **failing("signals", alarmed.select(_SHOWN), f"FROM drift_tests {of_day} AND alarm"),
+        "what_moved": table(moved.drop("taxonomy").head(MOST_ROWS).rows(named=True)),
     }
     return _result(
         alarmed.is_empty(),

@@ -1,7 +1,6 @@
 """The results of a day, and the gate that decides whether they may leave."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
 from datetime import date
 
 import dagster as dg
@@ -10,7 +9,7 @@ import polars as pl
 from review_optimizer_dagster.alerts.accuracy import About, parts_news, standing_news
 from review_optimizer_dagster.alerts.rules import News, gate_alert, gate_recovery
 from review_optimizer_dagster.config import Home
-from review_optimizer_dagster.core.quality import VERDICTS, Asked, Gate, gate, overall
+from review_optimizer_dagster.core.quality import VERDICTS, Asked, Gate, gate
 from review_optimizer_dagster.defs import charts
 from review_optimizer_dagster.defs.alerting import note_alerts
 from review_optimizer_dagster.defs.drift import DRIFT_CHECK, judge_drift
@@ -19,18 +18,16 @@ from review_optimizer_dagster.defs.metadata import (
     failing,
     figures,
     hit_rates,
-    rows_of_day,
     share,
     table,
 )
 from review_optimizer_dagster.defs.partitions import DAILY
-from review_optimizer_dagster.defs.publishing import accuracy, accuracy_chart
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
 from review_optimizer_dagster.defs.service import end_blocked
+from review_optimizer_dagster.defs.verdicts import Shown, quality_result
 from review_optimizer_dagster.storage import gate as gate_storage
 from review_optimizer_dagster.storage import history, partition
 from review_optimizer_dagster.storage.labels import read_labels
-from review_optimizer_dagster.storage.summary import HIT_LEVELS
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 from review_optimizer_dagster.truth.accuracy import Standing, standing
 from review_optimizer_dagster.truth.causes import blame
@@ -47,13 +44,6 @@ STANDINGS = {
 _CONTRACT_ROWS = dict.fromkeys(
     ("tenant", "taxonomy", "broken", "column", "rows", "examples"), pl.String()
 ) | {"rows": pl.Int64()}
-_MOST_CELLS = 200  # of a dimension; `accuracy_cells` has them all
-_SHOWN_VERDICTS = (
-    "tenant", "taxonomy", "verdict", "truth", "n", "correct", "accuracy", "lower", "upper",
-    "threshold", "goal", "needed", "standing_verdict", "standing_lower", "standing_days",
-)  # fmt: skip
-_SHOWN_REVIEWS = ("tenant", "review_id", "category", "level", "labels", "known", "text")
-_SHOWN_CELLS = ("truth", "dimension", "name", "n", "correct", "accuracy", "lower", "upper", "below")
 
 
 @dg.asset(
@@ -76,14 +66,14 @@ def review_results(
         with connection.transaction():
             connection.replace("review_results", results, day)
         past = history.hit_rates(connection, day, charts.DAYS)
+        seen = history.levels_seen(connection, day)
     counts = results.group_by("level", "status").len("reviews").sort("level", "status")
     of_level = dict(results.group_by("level").len().iter_rows())
     unlabelled = results.filter(pl.col("status") != "labelled").height
     return dg.MaterializeResult(
         metadata={
-            **rows_of_day(results.height),
             "reviews": results.height,
-            **hit_rates(of_level, HIT_LEVELS),
+            **hit_rates(of_level, seen),
             **figures(served_share=share(results.height - unlabelled, results.height)),
             "unlabelled": unlabelled,
             "human_labels": results.filter(pl.col("truth_origin") == "human").height,
@@ -91,10 +81,7 @@ def review_results(
             "levels": table(counts.rows(named=True)),
             "last_days": charts.history(
                 day,
-                {
-                    name if name == "served" else f"hits of {name}": (series, charts.percent)
-                    for name, series in past.items()
-                },
+                {name: (past[name], charts.percent) for name in ("served", "all hits", *seen)},
             ),
         }
     )
@@ -241,19 +228,6 @@ def gate_news(
     return news
 
 
-@dataclass(frozen=True)
-class Shown:
-    """What the check shows beside the verdicts."""
-
-    day: date
-    wrong: pl.DataFrame
-    """The first reviews whose labels a truth contradicts."""
-    causes: pl.DataFrame
-    """What failed tenant-days come from."""
-    past: Mapping[str, history.Series]
-    """`history.accuracies`."""
-
-
 def contract_result(judged: Gate, day: date) -> dg.AssetCheckResult:
     """The contract of all tenants as one check, with the rows that break it."""
     failures = [
@@ -283,53 +257,5 @@ def contract_result(judged: Gate, day: date) -> dg.AssetCheckResult:
         metadata={
             "tenants": len(judged.contracts),
             **failing("failures", rows, f"FROM review_results WHERE day = '{day}'"),
-        },
-    )
-
-
-def quality_result(judged: Gate, verdicts: pl.DataFrame, about: Shown) -> dg.AssetCheckResult:
-    """The verdicts as one check: it blocks where no tenant is left to publish."""
-    failed = verdicts.filter(pl.col("verdict") == "failed")
-    nothing_left = 0 < failed.height == verdicts.height
-    day = overall(verdicts)
-    shown = judged.cells.select("tenant", *_SHOWN_CELLS)
-    wrong = judged.scores.filter(~pl.col("correct")).height
-    of_day = f"WHERE day = '{about.day}'"
-    return dg.AssetCheckResult(
-        check_name="quality_gate",
-        asset_key="review_results",
-        passed=failed.is_empty(),
-        severity=dg.AssetCheckSeverity.ERROR if nothing_left else dg.AssetCheckSeverity.WARN,
-        description="; ".join(
-            f"{row['tenant']}: {row['verdict']} ({row['detail']})"
-            for row in verdicts.rows(named=True)
-        ),
-        metadata={
-            **accuracy(about.past, about.day),
-            "last_days": accuracy_chart(about.past, about.day),
-            "truth": day.truth,
-            "labels": day.n,
-            "verdicts": table(verdicts.select(_SHOWN_VERDICTS).rows(named=True)),
-            **failing(
-                "failing_parts",
-                shown.filter("below"),
-                f"FROM accuracy_cells {of_day} AND below",
-            ),
-            **failing("causes", about.causes, f"FROM gate_causes {of_day}"),
-            **failing(
-                "failing_reviews",
-                about.wrong.select(_SHOWN_REVIEWS),
-                f"FROM scored_reviews {of_day} AND NOT correct",
-                wrong,
-            ),
-            **{
-                f"parts_by_{dimension}": table(
-                    shown.filter(dimension=dimension)
-                    .drop("dimension")
-                    .head(_MOST_CELLS)
-                    .rows(named=True)
-                )
-                for dimension in ("class", "category", "level")
-            },
         },
     )

@@ -8,7 +8,7 @@ import dagster as dg
 
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.reviews import TenantRules, read_reviews
-from review_optimizer_dagster.defs.metadata import figures, rows_of_day, share, table
+from review_optimizer_dagster.defs.metadata import figures, share, table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, step
 from review_optimizer_dagster.storage import inbox, partition
@@ -67,7 +67,6 @@ def deliveries(
     yield dg.MaterializeResult(
         asset_key="raw_reviews",
         metadata={
-            **rows_of_day(intake.accepted),
             "reviews": intake.accepted,
             **figures(accepted_share=share(intake.accepted, intake.accepted + intake.quarantined)),
             "files": intake.files,
@@ -78,7 +77,6 @@ def deliveries(
     yield dg.MaterializeResult(
         asset_key="quarantined_reviews",
         metadata={
-            **rows_of_day(intake.quarantined),
             "rows": intake.quarantined,
             "reasons": table(reasons.rows(named=True)),
         },

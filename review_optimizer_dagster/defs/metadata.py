@@ -77,17 +77,31 @@ def figures(**values: float | None) -> dict[str, float]:
     }
 
 
-def rows_of_day(rows: int, total: int | None = None) -> dict[str, int]:
-    """How many rows an asset has of its day, and in all where that is known, as Dagster knows it.
+def rows_of_day(rows: int) -> dict[str, int]:
+    """How many rows an asset has of its day, as Dagster knows it.
 
-    The UI shows both on the asset's page.
+    For assets whose metadata has no name of its own for that number: each is plotted once.
     """
-    known = {"dagster/partition_row_count": rows}
-    return known if total is None else known | {"dagster/row_count": total}
+    return {"dagster/partition_row_count": rows}
+
+
+def measured(accuracy: float | None, lower: float | None, upper: float | None) -> str:
+    """An accuracy with its interval, in percent, in one cell.
+
+    >>> measured(0.991, 0.982, 0.996)
+    '99.1 % [98.2, 99.6]'
+    """
+    if accuracy is None:
+        return "not known"
+    interval = "" if lower is None or upper is None else f" [{100 * lower:.1f}, {100 * upper:.1f}]"
+    return f"{100 * accuracy:.1f} %{interval}"
 
 
 def hit_rates(counts: Mapping[str, int], levels: Sequence[str]) -> dict[str, float]:
-    """`hit_rate` and `hit_rate_LEVEL` of the reviews that each level answered; `counts` of all."""
+    """`hit_rate` and `hit_rate_LEVEL` of the reviews that each level answered; `counts` of all.
+
+    levels: those that have ever answered, since a plot of nothing but 0 says nothing.
+    """
     total = sum(counts.values())
     answered = {level: counts.get(level, 0) for level in levels}
     return figures(

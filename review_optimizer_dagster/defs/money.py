@@ -33,6 +33,11 @@ from review_optimizer_dagster.storage.journal import DayJournal
 from review_optimizer_dagster.storage.publish import publish_day, write_files
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 
+_SHOWN_SUMS = (
+    "tenant", "simulated", "reviews", "hits", "cost_nanos", "avoided_nanos", "baseline_nanos",
+)  # fmt: skip
+_SHOWN_FORECASTS = ("tenant", "month", "days_left", "spent", "expected", "lower", "upper")
+
 
 def book_entries(
     home_folder: HomeFolder, connection: Connection, day: date, paid: Readout, run_id: str
@@ -233,7 +238,6 @@ def tenant_ledger(
         metadata={
             "new_entries": new.height,
             "corrections": new.filter(kind="correction").height,
-            **rows_of_day(int(totals["entries"].sum())),
             "entries": int(totals["entries"].sum()),
             **figures(
                 cost_usd=usd(int(totals["cost_nanos"].sum())),
@@ -291,12 +295,14 @@ def cost_rollups(
                 day,
                 {
                     "cost": (past["cost_usd"], charts.dollars),
-                    "per 1,000 reviews": (past["usd_per_1000"], charts.dollars),
+                    "per 1,000": (past["usd_per_1000"], charts.dollars),
                     "saving": (past["saving"], charts.percent),
                 },
             ),
-            "by_tenant": table(dollars(rollups)),
-            "forecasts": table(dollars(forecasts, "spent", "expected", "lower", "upper")),
+            "by_tenant": table(dollars(rollups.select(_SHOWN_SUMS))),
+            "forecasts": table(
+                dollars(forecasts.select(_SHOWN_FORECASTS), "spent", "expected", "lower", "upper")
+            ),
             "where_it_went": table(parts.rows(named=True)),
             "by_hour": table(hours.rows(named=True)),
         }

@@ -41,8 +41,11 @@ RETRAIN = "retrain"  # the job that trains anew
 
 
 _SHOWN = (
-    "field", "label", "category", "status", "threshold", "n", "errors", "bound", "max_error",
-    "rule", "version",
+    "field", "label", "category", "status", "threshold", "n", "errors", "bound",
+)  # fmt: skip
+_SHOWN_SCOPES = (
+    "scope", "archived", "trained", "trained_on", "training_usd", "evidence", "agreement",
+    "serving",
 )  # fmt: skip
 
 
@@ -401,11 +404,11 @@ def category_patterns(
             "last_days": charts.history(
                 day,
                 {
-                    "labels served": (past["serving"], "{:,.0f}".format),
-                    "largest error bound": (past["bound"], charts.percent),
+                    "serving": (past["serving"], "{:,.0f}".format),
+                    "error bound": (past["bound"], charts.percent),
                 },
             ),
-            "scopes": table(learnt),
+            "scopes": table([{name: row[name] for name in _SHOWN_SCOPES} for row in learnt]),
             "certificates": table(
                 certificates.with_columns(scope=pl.col("identity").str.split("|").list.first())
                 .select("scope", *_SHOWN)

@@ -8,7 +8,7 @@ import dagster as dg
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.defs import charts
 from review_optimizer_dagster.defs.links import report_url
-from review_optimizer_dagster.defs.metadata import figures, rows_of_day, share, table
+from review_optimizer_dagster.defs.metadata import figures, share, table
 from review_optimizer_dagster.defs.partitions import DAILY
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
 from review_optimizer_dagster.storage import history, inbox, partition
@@ -72,7 +72,6 @@ def published_results(
         past = history.accuracies(connection, day, charts.DAYS)
     return dg.MaterializeResult(
         metadata={
-            **rows_of_day(rows),
             "rows": rows,
             **figures(published_share=share(rows, reviews) if reviews else None),
             **accuracy(past, day),

@@ -33,8 +33,7 @@ from review_optimizer_dagster.storage.latency import (
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 
 _SHOWN = (
-    "request_id", "tenant", "model", "tier", "reviews", "fresh_tokens", "completion_tokens",
-    "latency_ms", "expected_ms", "z",
+    "request_id", "tenant", "model", "tier", "reviews", "latency_ms", "expected_ms",
 )  # fmt: skip
 CHECK = "response_time"
 _ASSET = "batch_classifications"
@@ -118,7 +117,6 @@ def _by_group(rows: pl.DataFrame) -> list[dict[str, object]]:
         rows.group_by("model", "tier", "simulated")
         .agg(
             requests=pl.len(),
-            baseline_requests=pl.col("baseline_requests").max(),
             p50_ms=pl.col("latency_ms").median(),
             expected_p50_ms=pl.col("expected_ms").median(),
             p95_ms=pl.col("latency_ms").quantile(0.95, "linear"),

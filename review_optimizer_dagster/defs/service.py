@@ -34,8 +34,7 @@ from review_optimizer_dagster.storage.publish import refresh_analytics
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 
 _SHOWN = (
-    "tenant", "indicator", "verdict", "target", "value", "n", "days_judged", "days_broken",
-    "budget_left", "detail", "simulated",
+    "tenant", "indicator", "verdict", "target", "value", "days_broken", "budget_left", "simulated",
 )  # fmt: skip
 _SENSOR_WAITS_SECONDS = 1.0  # a run has the warehouse: the next evaluation reads it
 
@@ -135,7 +134,7 @@ def service_result(rows: pl.DataFrame, day: date) -> dg.AssetCheckResult:
         metadata={
             **failing(
                 "broken",
-                broken.select("tenant", "indicator", "target", "value", "n", "detail"),
+                broken.select("tenant", "indicator", "target", "value", "detail"),
                 f"FROM service_levels WHERE day = '{day}' AND NOT met AND indicator <> '{ALL}'",
             ),
             "levels": _shown(rows),
@@ -148,8 +147,11 @@ def _shown(rows: pl.DataFrame) -> dg.MetadataValue[Any]:
         "not promised" if target is None else verdict(met)
         for target, met in rows.select("target", "met").iter_rows()
     ]
-    shown = rows.with_columns(verdict=pl.Series(verdicts, dtype=pl.String)).select(_SHOWN)
-    return table(shown.rows(named=True))
+    shown = rows.with_columns(
+        verdict=pl.Series(verdicts, dtype=pl.String),
+        days_broken=pl.format("{} of {}", "days_broken", "days_judged"),
+    )
+    return table(shown.select(_SHOWN).rows(named=True))
 
 
 @dg.asset(
@@ -188,7 +190,7 @@ def service_levels(
             "broken": whole.filter(pl.col("met").not_()).height,
             "unknown": whole.filter(pl.col("met").is_null()).height,
             "last_days": charts.history(
-                day, {f"promises {name}": (past[name], "{:,.0f}".format) for name in past}
+                day, {name: (past[name], "{:,.0f}".format) for name in past}
             ),
             "dashboard": report_url(home_folder.home, day),
             "levels": _shown(rows),

@@ -13,6 +13,7 @@ from review_optimizer_dagster.defs.links import reports_url
 from review_optimizer_dagster.defs.metadata import table
 from review_optimizer_dagster.defs.resources import HomeFolder, step, utc_now
 from review_optimizer_dagster.errors import UserError
+from review_optimizer_dagster.money.statement import as_json, with_dollars
 from review_optimizer_dagster.storage import statement as stored
 from review_optimizer_dagster.storage.warehouse import Connection, Warehouse
 
@@ -63,8 +64,6 @@ def write_statement(
     month: its first day; None is the last that the tenant has an entry in. Returns the statement
     as `review-optimizer statement --json` writes it, with `file`, the name of both without ending.
     """
-    from review_optimizer_dagster.commands.statement import as_json, with_dollars
-
     first = (month or stored.last_day(connection, tenant) or utc_now().date()).replace(day=1)
     last = first.replace(day=calendar.monthrange(first.year, first.month)[1])
     found = stored.read_statement(connection, tenant, first, last, datetime.now(UTC))

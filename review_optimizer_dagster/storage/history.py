@@ -24,7 +24,7 @@ def _by_name(connection: Connection, sql: str, day: date, days: int) -> dict[str
 
 
 def hit_rates(connection: Connection, day: date, days: int) -> dict[str, Series]:
-    """Share of each day's reviews that each level answered, `all` levels, and `served` by any."""
+    """Share of each day's reviews that each level answered, `all hits`, and `served` by any."""
     levels = ", ".join(
         f"count(*) FILTER (WHERE level = '{level}') / count(*) AS {level}" for level in HIT_LEVELS
     )
@@ -32,13 +32,20 @@ def hit_rates(connection: Connection, day: date, days: int) -> dict[str, Series]
     return _by_name(
         connection,
         f"""
-        SELECT day, count(*) FILTER (WHERE level IN ({names})) / count(*) AS "all", {levels},
+        SELECT day, count(*) FILTER (WHERE level IN ({names})) / count(*) AS "all hits", {levels},
             count(*) FILTER (WHERE status = 'labelled') / count(*) AS served
         FROM review_results WHERE day BETWEEN $first AND $last GROUP BY day ORDER BY day
         """,  # noqa: S608 (our own names)
         day,
         days,
     )
+
+
+def levels_seen(connection: Connection, day: date) -> list[str]:
+    """The levels of the cache that have answered a review up to this day, in their order."""
+    rows = connection.rows("SELECT DISTINCT level FROM cache_resolution WHERE day <= ?", [day])
+    found = {level for (level,) in rows}
+    return [level for level in HIT_LEVELS if level in found]
 
 
 def costs(connection: Connection, day: date, days: int) -> dict[str, Series]:

@@ -11,6 +11,7 @@ from review_optimizer_dagster.taxonomies import Taxonomy, parse_labels
 from review_optimizer_dagster.truth.scores import Truth, score_fields, score_reviews, truths_of
 
 ENTRY, PATTERN, MODEL = "entry", "pattern", "model"
+_NAMED_ENTRIES = 2  # in a sentence; `gate_causes` has them all
 
 CAUSES = pl.Schema(
     {
@@ -37,8 +38,15 @@ class Blame(NamedTuple):
     """identity, content_key, each once."""
 
     def __str__(self) -> str:
-        named = [_sentence(row) for row in self.causes.head(5).iter_rows(named=True)]
-        more = self.causes.height - len(named)
+        entries = self.causes.filter(kind=ENTRY)
+        causes = self.causes
+        together = []
+        if entries.height > _NAMED_ENTRIES:  # their keys say nothing to a reader
+            causes = causes.filter(pl.col("kind") != ENTRY)
+            wrong, n = int(entries["wrong"].sum()), int(entries["n"].sum())
+            together = [f"{entries.height:,} cache entries ({wrong:,} of {n:,} wrong)"]
+        named = [_sentence(row) for row in causes.head(5).iter_rows(named=True)] + together
+        more = causes.height - len(named) + len(together)
         return "; ".join([*named, *([f"and {more:,} more"] if more > 0 else [])])
 
 

@@ -30,7 +30,7 @@ PLOTTED = [
     ("service_levels", ("met", "broken")),
 ]
 # Asset, and lines of the small chart in its metadata `last_days`.
-CHARTED = [("cost_rollups", ("cost", "saving")), ("review_results", ("served", "hits of l3_exact"))]
+CHARTED = [("cost_rollups", ("cost", "saving")), ("review_results", ("served", "l3_exact"))]
 _BARS = re.compile("[▁▂▃▄▅▆▇█]")
 
 

@@ -29,15 +29,14 @@ def test_the_table_ends_with_the_day_and_leaves_out_what_is_unknown() -> None:
     assert shown is not None
     assert "50.0\xa0%" in shown  # a line that breaks there is hard to read
     lines = shown.replace("\xa0", " ").splitlines()
-    assert lines[0] == "| 14 days to 2026-03-14 | | 14 Mar | least | most |"
-    assert lines[2] == "| hit rate | █▇▇▆▆▅▅▄▄▃▃▂▂▁ | 50.0 % | 50.0 % | 63.0 % |"
-    assert lines[3] == "| gone today | ············▅· | - | 25.0 % | 25.0 % |"
-    assert len(lines) == 4
+    assert lines[0] == "| 14 days | to 2026-03-14 |"
+    assert lines[2:4] == ["| hit rate | █▇▇▆▆▅▅▄▄▃▃▂▂▁ 50.0 % |", "| | 50.0 % to 63.0 % |"]
+    assert lines[4:] == ["| gone today | ············▅· - |", "| | 25.0 % to 25.0 % |"]
 
 
 def test_the_ui_shows_the_largest_chart_without_a_click() -> None:
     """It puts longer markdown behind a button; seven lines are the most that a step writes."""
     values = {DAY - timedelta(days=back): 0.5 + back / 100 for back in range(14)}
-    series = {f"hits of l3_pattern {number}": (values, charts.percent) for number in range(7)}
+    series = {f"l3_pattern {number}": (values, charts.percent) for number in range(7)}
     assert len(charts.history(DAY, series).md_str or "") < charts.MOST_CHARACTERS
     assert charts.history(DAY, {}).md_str == "no figures yet"

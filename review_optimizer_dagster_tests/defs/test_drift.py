@@ -108,7 +108,7 @@ def test_a_day_that_drifts_is_told_and_published_all_the_same(
     assert not evaluation.passed
     assert not evaluation.blocking
     assert evaluation.severity is dg.AssetCheckSeverity.WARN
-    assert set(evaluation.metadata) >= {"signals", "shares", "tests", "smallest_p"}
+    assert set(evaluation.metadata) >= {"signals", "what_moved", "tests", "smallest_p"}
     assert _look(home) == "no news of drift"
     with Warehouse(database=str(home.folder / "published" / "analytics.duckdb")).open() as shown:
         assert shown.rows("SELECT count(*) FROM drift_signals WHERE alarm") != [(0,)]
