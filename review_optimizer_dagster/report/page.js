@@ -58,17 +58,22 @@ const byPlace = (names) => (a, b) => names.indexOf(a.s) - names.indexOf(b.s) || 
 /* ---- words ----------------------------------------------------------------------------------- */
 const number = (digits) => new Intl.NumberFormat("en-US", { maximumFractionDigits: digits });
 const N0 = number(0), N2 = number(2), N3 = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
+/* Cents, and below a dollar three digits that count: as words.py writes sums. */
 function usd(value) {
   if (!isNumber(value)) return "";
-  const size = Math.abs(value), digits = size >= 100 || size === 0 ? 2 : size >= 1 ? 2 : size >= 0.01 ? 4 : 6;
-  return (value < 0 ? "-$" : "$") + size.toLocaleString("en-US", { minimumFractionDigits: digits > 4 ? digits : 2, maximumFractionDigits: digits });
+  const size = Math.abs(value), digits = size > 0 && size < 1 ? Math.min(9, Math.max(2, 2 - Math.floor(Math.log10(size)))) : 2;
+  return (value < 0 ? "-$" : "$") + size.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: digits });
 }
+/* Details and messages come from many places; per cent is written one way, and never at a line's beginning. */
+const BLANK = "\u00a0";
+const glued = (text) => text.replace(/(\d)[ \u00a0]?%/g, `$1${BLANK}%`);
 const DAY_NAMES = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
 const MOMENTS = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZone: "UTC" });
 const day = (days) => DAY_NAMES.format(new Date(days * MS));
-const percent = (value) => (isNumber(value) ? N2.format(100 * value) + " %" : "");
+const percent = (value) => (isNumber(value) ? N2.format(100 * value) + `${BLANK}%` : "");
 const WRITE = {
   text: (value) => (isNumber(value) ? String(value) : ""),
+  words: (value) => (isNumber(value) ? glued(String(value)) : ""),
   day: (value) => (isNumber(value) ? DAY_NAMES.format(new Date(value)) : ""),
   moment: (value) => (isNumber(value) ? MOMENTS.format(new Date(value)) : ""),
   int: (value) => (isNumber(value) ? N0.format(value) : ""),
@@ -143,8 +148,10 @@ const ROWS = {
     const rows = pick("promises").filter((row) => row.indicator !== "all" && allowance(row) !== null);
     const names = foremost(rows, (own) => Math.max(...own.map(allowance)), 8);
     const order = Object.keys(PROMISES);
-    return rows.filter((row) => names.includes(row.who)).map((row) => ({
-      tenant: row.who, promise: PROMISES[row.indicator], s: row.verdict, v: allowance(row),
+    const own = rows.filter((row) => names.includes(row.who)), several = new Set(own.map((row) => row.who)).size > 1;
+    const worst = new Set(several ? grouped(own, "indicator").map((each) => each.reduce((a, b) => (allowance(b) > allowance(a) ? b : a))) : []);
+    return own.map((row) => ({
+      tenant: row.who, label: worst.has(row) && allowance(row) >= 0.1 ? row.who : "", promise: PROMISES[row.indicator], s: row.verdict, v: allowance(row),
       shown: Math.min(2, allowance(row)), target_text: promised(row, row.target), value_text: promised(row, row.value),
       place: order.indexOf(row.indicator),
     })).sort((a, b) => a.place - b.place || names.indexOf(a.tenant) - names.indexOf(b.tenant));
@@ -276,21 +283,46 @@ function allowedError() {
   const limits = pick("bounds").map((row) => row.max_error).filter(isNumber);
   return limits.length ? Math.min(...limits) : null;
 }
+/* Names of lines nearer to each other than a line of text stand together at the highest of them. */
+function apart(lines, low, high, height) {
+  const sorted = [...lines].sort((a, b) => b.y - a.y || (a.kind === "limit" ? -1 : 1)).map((line) => ({ ...line }));
+  let top = null;
+  for (const line of sorted) {
+    if (top && ((top.y - line.y) / (high - low)) * height < 15) {
+      top.name += `, ${line.name}`;
+      line.name = "";
+    } else top = line;
+  }
+  return sorted;
+}
+/* From where to where the accuracy is shown: all that is drawn, with air. */
+function accuracyRange(rows, lines) {
+  const values = [...rows.flatMap((row) => [row.v, row.lower, row.upper]), ...lines.map((line) => line.y)].filter(isNumber);
+  const least = Math.min(...values), most = Math.max(...values), air = Math.max(0.06 * (most - least), 0.002);
+  return { low: least - air, high: most + air };
+}
+/* How much of its budget is shown: what was used and is forecast, and of its interval what leaves that legible. */
+function budgetCeiling(rows) {
+  const forecast = pick("forecasts").filter((row) => row.budget_usd), used = Math.max(1, ...rows.map((row) => row.v));
+  const reach = Math.max(0, ...forecast.map((row) => (row.upper_usd ?? row.expected_usd ?? 0) / row.budget_usd));
+  return Math.max(1.16, 1.1 * used, Math.min(1.1 * reach, 2 * used));
+}
 /* The lines of a chart: thresholds and limits, each with its name. */
 const LINES = {
   budget(rows) {
     const shown = new Set(rows.map((row) => row.s)), levels = new Map();
     for (const row of pick("budgets").filter((each) => shown.has(each.who)))
       for (const level of row.thresholds.split(",").filter(Boolean)) levels.set(+level, true);
-    const found = [...levels.keys()].sort((a, b) => a - b).map((level) => ({ y: level / 100, kind: "warning", name: `alert at ${level} %` }));
-    return rows.length ? [...found, { y: 1, kind: "limit", name: "budget" }] : [];
+    const found = [...levels.keys()].sort((a, b) => a - b).map((level) => ({ y: level / 100, kind: "warning", name: `alert at ${percent(level / 100)}` }));
+    return rows.length ? apart([...found.filter((line) => line.y !== 1), { y: 1, kind: "limit", name: "budget" }], 0, budgetCeiling(rows), 270) : [];
   },
   served: () => { const limit = allowedError(); return limit === null ? [] : [{ y: limit, kind: "limit", name: `allowed for learned patterns: ${percent(limit)}` }]; },
   accuracy(rows) {
     const shown = new Set(rows.map((row) => row.s)), own = pick("quality").filter((row) => shown.has(row.who));
     const newest = grouped(own, "who").map((each) => each[each.length - 1]);
     const lines = (key, kind, name) => [...new Set(newest.map((row) => row[key]).filter(isNumber))].map((y) => ({ y, kind, name: `${name} ${percent(y)}` }));
-    return [...lines("threshold", "limit", "threshold"), ...lines("goal", "goal", "goal")];
+    const found = [...lines("threshold", "limit", "threshold"), ...lines("goal", "goal", "goal")], { low, high } = accuracyRange(rows, found);
+    return apart(found, low, high, 300);
   },
   parts: () => [...new Set(pick("parts").map((row) => row.threshold).filter(isNumber))].map((y) => ({ y, kind: "limit", name: "threshold" })),
   expected(rows) {
@@ -300,11 +332,12 @@ const LINES = {
 };
 const FORECAST = {
   budget(rows) {
-    const shown = new Map(rows.map((row) => [row.s, row.colour]));
+    const shown = new Map(rows.map((row) => [row.s, row.colour])), ceiling = budgetCeiling(rows);
     return pick("forecasts").filter((row) => shown.has(row.who) && row.budget_usd).map((row) => {
       const [year, month] = row.month.split("-").map(Number);
       return {
         t: Math.min(Date.UTC(year, month, 0), (PAGE.last + 3) * MS), s: row.who, colour: shown.get(row.who), v: row.expected_usd / row.budget_usd,
+        shown: Math.min(row.expected_usd / row.budget_usd, 0.97 * ceiling), beyond: row.expected_usd / row.budget_usd > ceiling ? `forecast ${percent(row.expected_usd / row.budget_usd)}` : "",
         lower: (row.lower_usd ?? row.expected_usd) / row.budget_usd, upper: (row.upper_usd ?? row.expected_usd) / row.budget_usd,
         spent: row.expected_usd, held: null, budget: row.budget_usd, period: row.month, what: "forecast for the month",
       };
@@ -337,51 +370,93 @@ function written(figure, rows) {
   const timed = figure.columns.filter(([, , kind]) => kind === "day" || kind === "moment");
   return timed.length ? rows.map((row) => ({ ...row, ...Object.fromEntries(timed.map(([key, , kind]) => [key + "_text", WRITE[kind](row[key])])) })) : rows;
 }
-function signals(figure, rows) {
+/* A line below others that coincide with it is drawn wider, and so are its points: as bands inside each other. */
+function nested(rows) {
+  const names = [...new Set(rows.map((row) => row.s))], depths = new Map(names.map((s) => [s, 0])), together = new Set();
+  const sized = rows.map((row) => ({ ...row, depth: 0 }));
+  for (const same of grouped(sized.map((row) => ({ row, t: row.t, v: Number(row.v).toPrecision(3) })), "t", "v")) {
+    const order = same.map(({ row }) => row).sort((a, b) => names.indexOf(b.s) - names.indexOf(a.s));
+    order.forEach((row, depth) => { row.depth = depth; depths.set(row.s, Math.max(depths.get(row.s), depth)); if (order.length > 1) together.add(row.s); });
+  }
+  const few = rows.length / Math.max(1, names.length) <= 45;
+  for (const row of sized) {
+    row.w = 2 + Math.min(9, 3 * depths.get(row.s));
+    row.size = few ? 42 * (1 + 1.1 * Math.min(4, row.depth)) : 0;
+  }
+  return { rows: sized, together: names.filter((s) => together.has(s)) };
+}
+const ROW_PIXELS = 22;
+function heightOf(figure, rows) {
+  if (figure.height) return figure.height;
+  if (figure.name !== "allowance") return ROW_PIXELS * Math.max(2, rows.length);
+  const of = (key) => new Set(rows.map((row) => row[key])).size;
+  return Math.max(180, of("promise") * Math.max(34, 11 * of("tenant")));
+}
+function signals(figure, rows, lines, forecast) {
   const axis = span(), series = Math.max(1, new Set(rows.map((row) => row.s)).size);
-  const tops = rows.map((row) => row.upper).filter(isNumber);
-  const forecast = figure.name === "budget" && FORECAST.budget(rows).length ? 3 * MS : 0;
+  const tops = rows.map((row) => row.upper).filter(isNumber), more = forecast.length ? 3 : 0;
   const width = $("chart-" + figure.name).clientWidth, top = Math.min(1, Math.max(0.02, 1.05 * Math.max(0, ...tops)));
   return {
-    first: axis.first, last: axis.last + forecast, ticks: Math.min(axis.days + (forecast ? 3 : 0), Math.max(3, Math.floor(width / 90))),
-    points: (rows.length / series) > 45 ? 0 : 42, ceiling: Math.max(1.14, 1.08 * Math.max(0, ...tops, ...rows.map((row) => row.v))),
+    first: axis.first, last: axis.last + more * MS, ticks: Math.min(axis.days + more, Math.max(3, Math.floor(width / 90))),
+    points: (rows.length / series) > 45 ? 0 : 42, ...(figure.name === "budget" ? { ceiling: budgetCeiling(rows) } : {}),
+    ...(figure.name === "accuracy" ? accuracyRange(rows, lines) : {}),
+    area: new Set(rows.map((row) => row.tenant)).size > 3 ? 60 : 120,
     top, marks: [0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1].filter((each) => each <= top),
   };
 }
+/* What a chart does not show and a reader would wonder about. */
+function remark(figure, rows, together) {
+  if (figure.name === "levels" || figure.name === "categories") return unpublished();
+  if (figure.name === "spend" && rows.length && !rows.some((row) => row.v)) return "Nothing was spent on these days.";
+  return together.length > 1 ? `Lines that coincide lie inside each other: ${together.join(", ")}.` : "";
+}
+/* The days whose reviews were not published, since the gate failed them. */
+function unpublished() {
+  const published = new Set(pick("levels").filter((row) => row.reviews).map((row) => `${row.day} ${row.who}`));
+  const days = grouped(pick("quality").filter((row) => row.verdict === "failed" && !published.has(`${row.day} ${row.who}`)), "day").sort((a, b) => b[0].day - a[0].day);
+  const told = days.slice(0, 3).map((own) => `${day(own[0].day)}${chosen ? "" : ` (${own.slice(0, 4).map((row) => row.who).join(", ")}${own.length > 4 ? " and others" : ""})`}`);
+  if (days.length > 3) told.push(`${N0.format(days.length - 3)} more ${days.length === 4 ? "day" : "days"}`);
+  return days.length ? `The gate failed ${told.join(", ")}: nothing of it is published.` : "";
+}
 async function draw(figure) {
-  const target = $("chart-" + figure.name), empty = $("empty-" + figure.name), slot = $("table-" + figure.name);
-  const rows = written(figure, ROWS[figure.name]());
+  const target = $("chart-" + figure.name), empty = $("empty-" + figure.name), slot = $("table-" + figure.name), words = $("remark-" + figure.name);
+  const lined = figure.spec.layer && JSON.stringify(figure.spec).includes('"field":"w"');
+  const { rows, together } = lined ? nested(written(figure, ROWS[figure.name]())) : { rows: written(figure, ROWS[figure.name]()), together: [] };
   const shown = MOST_BARS[figure.name] ? rows.slice(0, MOST_BARS[figure.name]) : rows;
   const lines = LINES[figure.name] ? LINES[figure.name](rows) : [];
   const forecast = FORECAST[figure.name] ? written(figure, FORECAST[figure.name](rows)) : [];
   target.hidden = !rows.length;
   empty.hidden = rows.length > 0;
+  words.textContent = remark(figure, rows, together);
+  words.hidden = !words.textContent;
   const about = chosen ? `of ${chosen}` : "of all tenants";
   target.setAttribute("aria-label", `Chart: ${figure.title} ${about}, ${rows.length} values. ${figure.note} The same numbers are in the table below.`);
   slot.parentElement.hidden = !rows.length;
   slot.replaceChildren();
   const columns = figure.columns.filter(([, title]) => title);
   const fill = () => slot.replaceChildren(tableOf(columns, [...forecast, ...rows], `${figure.title}, the numbers`));
-  if (rows.length <= 60 || slot.parentElement.open) fill();
   slot.parentElement.ontoggle = () => { if (slot.parentElement.open && !slot.firstChild) fill(); };
+  if (slot.parentElement.open) fill();
   if (!rows.length) return;
-  const now = signals(figure, rows), held = drawn.get(figure.name);
+  const now = signals(figure, rows, lines, forecast), held = drawn.get(figure.name), height = heightOf(figure, shown);
   const sets = { rows: shown, lines, forecast };
   if (held) {
     for (const name of held.sets) held.view.data(name, sets[name]);
     for (const name of held.signals) held.view.signal(name, now[name]);
-    await held.view.resize().runAsync();
+    await held.view.height(height).resize().runAsync();
     return;
   }
   const spec = structuredClone(figure.spec);
+  spec.height = height;
   spec.datasets = { ...spec.datasets, ...Object.fromEntries(figure.sets.map((name) => [name, sets[name]])) };
   spec.params = figure.params.map((name) => ({ name, value: now[name] }));
   spec.config = config(target.clientWidth);
-  const made = await vegaEmbed(target, spec, { renderer: "svg", actions: false, ast: true, mode: "vega-lite", logLevel: 1, tooltip: { theme: "custom" } });
+  const made = await vegaEmbed(target, spec, { renderer: "svg", actions: false, ast: true, mode: "vega-lite", logLevel: 1, tooltip: { theme: "custom" }, formatLocale: LOCALE });
   /* The figure has its words and its table; Vega's own marks have roles without names. */
   target.querySelector("svg").setAttribute("aria-hidden", "true");
   drawn.set(figure.name, { view: made.view, sets: figure.sets, signals: figure.params });
 }
+const LOCALE = { decimal: ".", thousands: ",", grouping: [3], currency: ["$", ""], minus: "-", percent: `${BLANK}%` };
 
 /* ---- sections -------------------------------------------------------------------------------- */
 function build() {
@@ -410,9 +485,10 @@ function frame(figure) {
   const heading = element("h3", {}, figure.title);
   if (PAGE.simulated && !PAGE.mixed) heading.append(element("span", { class: "mark" }, "simulated"));
   return element("figure", { id: "figure-" + figure.name },
-    element("figcaption", {}, heading, element("p", {}, figure.note)),
+    element("figcaption", {}, heading, element("p", {}, glued(figure.note))),
     element("div", { id: "chart-" + figure.name, class: "chart", role: "img" }),
-    element("p", { id: "empty-" + figure.name, class: "empty", hidden: "" }, figure.empty),
+    element("p", { id: "empty-" + figure.name, class: "empty", hidden: "" }, glued(figure.empty)),
+    element("p", { id: "remark-" + figure.name, class: "note", hidden: "" }),
     element("details", {}, element("summary", {}, "The numbers"), element("div", { id: "table-" + figure.name })));
 }
 function panel(section, title, columns, rows, empty, note) {
@@ -506,7 +582,7 @@ function verdict() {
     ? "No gate failed, no promise was broken, no alert of the day is open, no budget is over a threshold, nothing drifted."
     : `${N0.format(lines.length)} ${lines.length === 1 ? "thing" : "things"} to look at on the newest day that was run.`.replace("the newest day that was run", PAGE.kind === "day" ? "this day" : "the newest day");
   $("reasons").replaceChildren(...lines.map(([reason, text]) => element("li", { "data-severity": reason.severity },
-    element("a", { href: "#" + reason.section }, brief(text)))));
+    element("a", { href: "#" + reason.section }, glued(brief(text))))));
   const older = PAGE.older.filter(counts).reduce((total, row) => total + row.open, 0);
   $("aside").replaceChildren(...(older ? ["Besides, ", element("a", { href: "#alerts" }, `${N0.format(older)} older ${older === 1 ? "alert is" : "alerts are"} not acknowledged`), "."] : []));
 }

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import html
 import json
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata, resources
@@ -21,8 +22,9 @@ _HOW_TO_INSTALL: Final = (
 _SOURCES: Final = (".py", ".js", ".css", ".html")
 _TITLE, _DATA = "%TITLE%", "%DATA%"
 # Of a chart's specification: what the page sets as signals and data sets by name.
-_PARAMS: Final = ("first", "last", "ticks", "points", "top", "marks", "ceiling")
-_ROW_PIXELS: Final = 22
+_PARAMS: Final = (
+    "first", "last", "ticks", "points", "top", "marks", "ceiling", "low", "high", "area",
+)  # fmt: skip
 
 
 def installed_versions() -> dict[str, str]:
@@ -139,25 +141,25 @@ def figure_specs(*, validate: bool = False) -> list[dict[str, Any]]:
                 "empty": figure.empty,
                 "only": figure.only,
                 "columns": [list(column) for column in figure.columns],
-                **_spec(figure.draw(), figure.height, validate),
+                "height": figure.height,
+                **_spec(figure.draw(), validate),
             }
             for figure in FIGURES
         ]
 
 
-def _spec(chart: Any, height: int, validate: bool) -> dict[str, Any]:
+def _spec(chart: Any, validate: bool) -> dict[str, Any]:
     spec: dict[str, Any] = chart.to_dict(validate=validate)
     for name in ("$schema", "config"):
         spec.pop(name, None)
     spec |= {
         "width": "container",
-        "height": height or {"step": _ROW_PIXELS},
         "autosize": {"type": "fit-x", "contains": "padding"},
     }
     text = json.dumps(spec)
     sets = [name for name in ("rows", "lines", "forecast") if f'{{"name": "{name}"}}' in text]
-    # Wherever one is used it stands in an expression.
-    params = [name for name in _PARAMS if name in text]
+    expressions = " ".join(re.findall(r'"expr": "((?:[^"\\]|\\.)*)"', text))
+    params = [name for name in _PARAMS if re.search(rf"\b{name}\b", expressions)]
     return {"spec": spec, "sets": sets, "params": params}
 
 

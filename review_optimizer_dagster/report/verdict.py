@@ -9,6 +9,8 @@ from typing import Any, Final, Literal
 
 import polars as pl
 
+from review_optimizer_dagster.report.words import dollars, percent
+
 INDICATORS: Final[Mapping[str, str]] = {
     "run_seconds": "run duration",
     "freshness_hours": "freshness",
@@ -100,9 +102,9 @@ def _budgets(tables: Mapping[str, pl.DataFrame], day: date) -> Iterator[Reason]:
         if reached is None:
             continue
         text = (
-            f"{row['who']} has used {used:.0%} of its budget for {row['period']}: "
-            f"${row['spent_usd']:,.2f} of ${row['budget_usd']:,.2f}, over the threshold of "
-            f"{reached} %"
+            f"{row['who']} has used {percent(used)} of its budget for {row['period']}: "
+            f"{dollars(row['spent_usd'])} of {dollars(row['budget_usd'])}, over the threshold of "
+            f"{percent(reached / 100)}"
         )
         severity: Literal["critical", "warning"] = "critical" if used >= 1 else "warning"
         yield Reason(row["who"], "money", severity, "budget", text, "budgets are over a threshold")
@@ -110,8 +112,8 @@ def _budgets(tables: Mapping[str, pl.DataFrame], day: date) -> Iterator[Reason]:
         budget, expected = row["budget_usd"], row["expected_usd"]
         if budget and expected is not None and expected > budget > row["spent_usd"]:
             text = (
-                f"{row['who']} is forecast to spend ${expected:,.2f} in {row['month']}, more than "
-                f"its budget of ${budget:,.2f}"
+                f"{row['who']} is forecast to spend {dollars(expected)} in {row['month']}, more "
+                f"than its budget of {dollars(budget)}"
             )
             many = "tenants are forecast to spend more than their budgets"
             yield Reason(row["who"], "money", "warning", "forecast", text, many)

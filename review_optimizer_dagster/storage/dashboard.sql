@@ -138,12 +138,19 @@ WITH each_one AS (
 SELECT {who}, started, model, tier, onset_at, ended_at, requests, slowdown, state, last_day
 FROM each_one;
 
+-- Alerts about simulated money have the period of their own ledger: simulated:2026-11. A month is
+-- compared with the month of the last day.
 -- name: alerts
+WITH told AS (
+    SELECT * REPLACE (
+        regexp_replace(period, '^simulated:', '') AS period,
+        regexp_replace(message, '\bsimulated:(\d)', '\1', 'g') AS message)
+    FROM alert_log)
 SELECT {who}, raised_at, kind, period, severity, threshold, recovery, state, message,
     NOT recovery AND state <> 'acknowledged' AND alert_id NOT IN (
         SELECT recovers FROM alert_log WHERE recovers IS NOT NULL) AS is_open
-FROM alert_log
-WHERE left(period, 10) <= $last::VARCHAR OR length(period) < 10
+FROM told
+WHERE left(period, 10) <= left($last::VARCHAR, length(period))
 ORDER BY raised_at DESC, alert_id LIMIT 300;
 
 -- name: latencies
