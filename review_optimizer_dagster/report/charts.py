@@ -97,7 +97,9 @@ BURN: Final[list[Column]] = [
 def burn() -> Drawing:
     import altair as alt
 
-    y = alt.Y("v:Q", title="burn rate (1 = lasts the window)", scale=alt.Scale(domainMin=0))
+    y = alt.Y(
+        "v:Q", title="burn rate (1 = lasts the window)", scale=alt.Scale(zero=True, nice=True)
+    )
     return level_line(1, "var(--bad)") + over_days(y, BURN)
 
 

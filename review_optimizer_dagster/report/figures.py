@@ -61,7 +61,7 @@ FIGURES: Final[Sequence[Figure]] = (
         "no error budget yet: no day was judged",
         charts.LEFT,
         charts.budget_left,
-        height=288,
+        height=240,
     ),
     Figure(
         "burn",
@@ -292,8 +292,8 @@ FIGURES: Final[Sequence[Figure]] = (
         "raised",
         "alerts",
         "Alerts by day",
-        "By the day that they are about; info: something is over. Alerts about a whole month are in "
-        "the log alone.",
+        "By the day that they are about; info: something is over. Alerts about a whole month are "
+        "in the log alone.",
         "no alert is about one of these days",
         traffic.RAISED,
         traffic.raised,

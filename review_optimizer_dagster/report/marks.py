@@ -73,7 +73,7 @@ def counted(title: str, **encoded: Any) -> alt.Y:
     import altair as alt
 
     axis = alt.Axis(tickMinStep=1, format=",d")
-    return alt.Y("v:Q", title=title, axis=axis, scale=alt.Scale(domainMin=0), **encoded)
+    return alt.Y("v:Q", title=title, axis=axis, scale=alt.Scale(zero=True, nice=True), **encoded)
 
 
 def level_line(value: float, colour: str) -> Drawing:

@@ -116,7 +116,7 @@ function tableOf(columns, rows, label, most = 1000) {
     for (const [key, , kind] of columns) {
       const value = row[key];
       if (kind === "verdict") line.append(element("td", {}, value ? badge(value) : ""));
-      else line.append(element("td", { class: NUMERIC.has(kind) ? "n" : kind === "words" ? "words" : "" }, (WRITE[kind] || WRITE.text)(value)));
+      else line.append(element("td", { class: NUMERIC.has(kind) ? "n" : ["words", "day", "moment", "key"].includes(kind) ? kind : "" }, (WRITE[kind] || WRITE.text)(value)));
     }
     body.append(line);
   }
@@ -356,7 +356,7 @@ function config(width) {
     background: null, font, view: { stroke: null }, aria: false,
     axis: { ...words, domainColor: "var(--line)", tickColor: "var(--line)", gridColor: "var(--grid)", labelFontSize: 11.5, titleFontSize: 11.5, titlePadding: 8 },
     axisX: { grid: false }, axisY: { labelLimit: small ? 130 : 250, titleLimit: 260 },
-    legend: { ...words, titleColor: "var(--muted)", orient: "top", direction: "horizontal", columns: Math.max(1, Math.floor(width / (small ? 150 : 130))), labelFontSize: 12, symbolStrokeWidth: 2, labelLimit: small ? 110 : 150, offset: 6, titleFontSize: 11.5, rowPadding: 3, columnPadding: 12 },
+    legend: { ...words, titleColor: "var(--muted)", orient: "top", direction: "horizontal", columns: Math.max(1, Math.floor(width / (small ? 150 : 130))), labelFontSize: 12, symbolStrokeWidth: 2, labelLimit: small ? 130 : 190, offset: 6, titleFontSize: 11.5, rowPadding: 3, columnPadding: 12 },
     text: { font }, line: { strokeCap: "round" }, axisQuantitative: { gridDash: [] },
   };
 }
@@ -370,18 +370,38 @@ function written(figure, rows) {
   const timed = figure.columns.filter(([, , kind]) => kind === "day" || kind === "moment");
   return timed.length ? rows.map((row) => ({ ...row, ...Object.fromEntries(timed.map(([key, , kind]) => [key + "_text", WRITE[kind](row[key])])) })) : rows;
 }
-/* A line below others that coincide with it is drawn wider, and so are its points: as bands inside each other. */
-function nested(rows) {
-  const names = [...new Set(rows.map((row) => row.s))], depths = new Map(names.map((s) => [s, 0])), together = new Set();
-  const sized = rows.map((row) => ({ ...row, depth: 0 }));
-  for (const same of grouped(sized.map((row) => ({ row, t: row.t, v: Number(row.v).toPrecision(3) })), "t", "v")) {
-    const order = same.map(({ row }) => row).sort((a, b) => names.indexOf(b.s) - names.indexOf(a.s));
-    order.forEach((row, depth) => { row.depth = depth; depths.set(row.s, Math.max(depths.get(row.s), depth)); if (order.length > 1) together.add(row.s); });
+/* Tenants whose lines are the same from the first day to the last are one line with all their names. */
+const MERGED = new Set(["budget_left", "burn"]);
+function merged(figure, rows) {
+  if (!MERGED.has(figure.name)) return { rows, said: "" };
+  const same = grouped(grouped(rows, "s").map((own) => ({ own, line: JSON.stringify(own.map((row) => [row.t, row.v])) })), "line");
+  const several = same.filter((group) => group.length > 1).map((group) => group.map(({ own }) => own[0].s));
+  const joined = (names) => (names.join(", ").length <= 24 ? names.join(", ") : `${names[0]} and ${names.length - 1} more`);
+  const all = same.flatMap((group) => group[0].own.map((row) => (group.length > 1 ? { ...row, s: joined(group.map(({ own }) => own[0].s)) } : row)));
+  return { rows: all, said: several.map((names) => `One line stands for ${names.join(", ")}: they are the same.`).join(" ") };
+}
+/* Where lines of tenants lie on each other for a good part of the way, one below is drawn wider than
+   those above it, and so are its points: as bands inside each other. */
+const DODGED = new Set(["budget_left", "burn", "budget", "accuracy", "categories"]);
+function nested(figure, rows) {
+  const names = [...new Set(rows.map((row) => row.s))], few = rows.length / Math.max(1, names.length) <= 45, together = new Set();
+  const sized = rows.map((row) => ({ ...row, w: 2, size: few ? 42 : 0, depth: 0 }));
+  if (!DODGED.has(figure.name)) return { rows: sized, together: [] };
+  const values = rows.map((row) => row.v), grain = (Math.max(...values) - Math.min(...values)) / 120 || 1;
+  for (const same of grouped(sized.map((row) => ({ row, t: row.t, place: Math.round(row.v / grain) })), "t", "place")) {
+    same.map(({ row }) => row).sort((a, b) => names.indexOf(b.s) - names.indexOf(a.s)).forEach((row, depth) => {
+      row.depth = depth;
+      row.shared = same.length > 1;
+    });
   }
-  const few = rows.length / Math.max(1, names.length) <= 45;
-  for (const row of sized) {
-    row.w = 2 + Math.min(9, 3 * depths.get(row.s));
-    row.size = few ? 42 * (1 + 1.1 * Math.min(4, row.depth)) : 0;
+  for (const own of grouped(sized, "s")) {
+    if (3 * own.filter((row) => row.shared).length < own.length) continue;
+    together.add(own[0].s);
+    const deepest = Math.max(...own.map((row) => row.depth));
+    for (const row of own) {
+      row.w = 2 + 2.4 * Math.min(4, deepest);
+      row.size *= 1 + 1.1 * Math.min(4, row.depth);
+    }
   }
   return { rows: sized, together: names.filter((s) => together.has(s)) };
 }
@@ -390,7 +410,7 @@ function heightOf(figure, rows) {
   if (figure.height) return figure.height;
   if (figure.name !== "allowance") return ROW_PIXELS * Math.max(2, rows.length);
   const of = (key) => new Set(rows.map((row) => row[key])).size;
-  return Math.max(180, of("promise") * Math.max(34, 11 * of("tenant")));
+  return Math.max(240, of("promise") * Math.max(34, 14 * Math.min(4, of("tenant")), 9 * of("tenant")));
 }
 function signals(figure, rows, lines, forecast) {
   const axis = span(), series = Math.max(1, new Set(rows.map((row) => row.s)).size);
@@ -420,14 +440,13 @@ function unpublished() {
 }
 async function draw(figure) {
   const target = $("chart-" + figure.name), empty = $("empty-" + figure.name), slot = $("table-" + figure.name), words = $("remark-" + figure.name);
-  const lined = figure.spec.layer && JSON.stringify(figure.spec).includes('"field":"w"');
-  const { rows, together } = lined ? nested(written(figure, ROWS[figure.name]())) : { rows: written(figure, ROWS[figure.name]()), together: [] };
-  const shown = MOST_BARS[figure.name] ? rows.slice(0, MOST_BARS[figure.name]) : rows;
+  const rows = written(figure, ROWS[figure.name]()), one = merged(figure, rows), { rows: sized, together } = nested(figure, one.rows);
+  const shown = sized.slice(0, MOST_BARS[figure.name] ?? sized.length);
   const lines = LINES[figure.name] ? LINES[figure.name](rows) : [];
   const forecast = FORECAST[figure.name] ? written(figure, FORECAST[figure.name](rows)) : [];
   target.hidden = !rows.length;
   empty.hidden = rows.length > 0;
-  words.textContent = remark(figure, rows, together);
+  words.textContent = [remark(figure, rows, together), one.said].filter(Boolean).join(" ");
   words.hidden = !words.textContent;
   const about = chosen ? `of ${chosen}` : "of all tenants";
   target.setAttribute("aria-label", `Chart: ${figure.title} ${about}, ${rows.length} values. ${figure.note} The same numbers are in the table below.`);
@@ -528,7 +547,7 @@ function qualityTables() {
   const order = { failed: 0, inconclusive: 1, passed: 2 };
   panel("quality", `The gate on ${day(PAGE.last)}`, [["who", "tenant", "text"], ["taxonomy", "taxonomy", "text"], ["verdict", "verdict", "verdict"], ["detail", "in words", "words"]], [...pick("gate")].sort((a, b) => order[a.verdict] - order[b.verdict]), "the gate judged nothing on this day");
   const causes = pick("causes");
-  if (causes.length) panel("quality", "What failed days came from", [["who", "tenant", "text"], ["kind", "kind", "text"], ["level", "level", "text"], ["field", "field", "text"], ["label", "label", "text"], ["category", "category", "text"], ["wrong", "wrong", "int"], ["n", "with a truth", "int"]], causes, "");
+  if (causes.length) panel("quality", "What failed days came from", [["who", "tenant", "text"], ["kind", "kind", "text"], ["level", "level", "text"], ["field", "field", "text"], ["label", "label", "text"], ["category", "category", "text"], ["causes", "of them", "int"], ["wrong", "wrong", "int"], ["n", "with a truth", "int"]], causes, "");
   panel("quality", `Drift on ${day(PAGE.last)}`, [["who", "tenant", "text"], ["signal", "signal", "text"], ["category", "category", "text"], ["horizon", "compared", "text"], ["reviews", "reviews", "int"], ["distance", "of them in other buckets", "share"], ["p_adjusted", "adjusted p", "number"]], pick("drift").map((row) => ({ ...row, category: row.category || "all" })), "nothing drifted on this day");
 }
 function latencyTables() {
@@ -537,7 +556,7 @@ function latencyTables() {
 }
 function alertTable() {
   const rows = [...pick("alerts")].sort((a, b) => b.raised_at - a.raised_at).map((row) => ({ ...row, now: row.is_open ? "open" : row.recovery ? "recovery" : row.state === "acknowledged" ? "acknowledged" : "over" }));
-  panel("alerts", "Log", [["raised_at", "raised", "moment"], ["severity", "severity", "verdict"], ["now", "now", "verdict"], ["who", "tenant", "text"], ["kind", "kind", "text"], ["period", "about", "text"], ["message", "message", "words"]], rows, "no alert was raised", "As of the last run. `review-optimizer alerts ack ID` acknowledges one.");
+  panel("alerts", "Log", [["raised_at", "raised", "moment"], ["severity", "severity", "verdict"], ["now", "now", "verdict"], ["who", "tenant", "text"], ["kind", "kind", "text"], ["period", "about", "key"], ["message", "message", "words"]], rows, "no alert was raised", "As of the last run. `review-optimizer alerts ack ID` acknowledges one.");
 }
 function tiles() {
   const costs = today(pick("costs")), cost = sum(costs, "cost_usd"), reviews = sum(costs, "reviews"), latency = today(measured("latencies"))[0];
@@ -577,7 +596,8 @@ function verdict() {
   const worst = found.some((reason) => reason.severity === "critical") ? "critical" : found.length ? "warning" : "fine";
   $("verdict").dataset.state = worst;
   const whom = chosen ? ` for ${chosen}` : "";
-  $("headline").textContent = `${day(PAGE.last)}${whom}: ${worst === "fine" ? "fine" : "look here"}`;
+  const sign = { critical: SIGNS.bad, warning: SIGNS.look, fine: SIGNS.good }[worst];
+  $("headline").replaceChildren(`${day(PAGE.last)}${whom}: `, element("span", { class: "state" }, `${sign}${BLANK}${worst === "fine" ? "fine" : "look here"}`));
   $("said").textContent = worst === "fine"
     ? "No gate failed, no promise was broken, no alert of the day is open, no budget is over a threshold, nothing drifted."
     : `${N0.format(lines.length)} ${lines.length === 1 ? "thing" : "things"} to look at on the newest day that was run.`.replace("the newest day that was run", PAGE.kind === "day" ? "this day" : "the newest day");

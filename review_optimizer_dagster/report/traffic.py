@@ -130,7 +130,7 @@ SIZES: Final[list[Column]] = [
 def sizes() -> Drawing:
     import altair as alt
 
-    y = alt.Y("v:Q", title="reviews a request", scale=alt.Scale(domainMin=0))
+    y = alt.Y("v:Q", title="reviews a request", scale=alt.Scale(zero=True, nice=True))
     return over_days(y, SIZES)
 
 

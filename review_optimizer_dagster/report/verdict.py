@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Final, Literal
 
 import polars as pl
 
-from review_optimizer_dagster.report.words import dollars, percent
+from review_optimizer_dagster.report.words import dollars, percent, spaced
 
 INDICATORS: Final[Mapping[str, str]] = {
     "run_seconds": "run duration",
@@ -52,7 +52,8 @@ def reasons(tables: Mapping[str, pl.DataFrame], day: date) -> list[Reason]:
         *_degradations(tables["degradations"].rows(named=True), day),
         *_kept_back(tables["costs"], day),
     ]
-    return sorted(found, key=lambda reason: reason.severity != "critical")
+    told = (replace(reason, text=spaced(reason.text)) for reason in found)
+    return sorted(told, key=lambda reason: reason.severity != "critical")
 
 
 def older_alerts(alerts: pl.DataFrame, day: date) -> pl.DataFrame:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from typing import Final
 
 BLANK: Final = "\xa0"  # no line may end before the sign
@@ -30,3 +31,12 @@ def percent(share: float) -> str:
     ('75\xa0%', '339.3\xa0%')
     """
     return f"{100 * share:,.1f}".removesuffix(".0") + f"{BLANK}%"
+
+
+def spaced(text: str) -> str:
+    r"""A text with every per cent sign set as `percent` sets it: messages come from many places.
+
+    >>> spaced("95.00% asked, 90 % interval")
+    '95.00\xa0% asked, 90\xa0% interval'
+    """
+    return re.sub(r"(?<=\d)[ \xa0]?%", f"{BLANK}%", text)

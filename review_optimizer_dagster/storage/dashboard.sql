@@ -108,9 +108,10 @@ WHERE p.day = $last AND p.dimension IN ('field', 'class', 'category', 'level') A
 
 -- name: causes
 SELECT {who}, f.kind, coalesce(f.level, '') AS level, coalesce(f.field, '') AS field,
-    coalesce(f.label, '') AS label, coalesce(f.category, '') AS category, f.wrong, f.n
+    coalesce(f.label, '') AS label, coalesce(f.category, '') AS category,
+    count(*) AS causes, sum(f.wrong)::BIGINT AS wrong, sum(f.n)::BIGINT AS n
 FROM failure_causes f JOIN daily_quality q USING (day, tenant, taxonomy)
-WHERE f.day = $last;
+WHERE f.day = $last GROUP BY ALL;
 
 -- name: drift
 SELECT {who}, category, signal, horizon, reviews, distance, p_adjusted
