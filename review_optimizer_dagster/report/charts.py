@@ -48,7 +48,9 @@ def allowance() -> Drawing:
             title="share of what was allowed",
             # A little more than from 0 to 2: no point is cut by the edge.
             scale=alt.Scale(domain=[-0.06, 2.06], nice=False, clamp=True),
-            axis=alt.Axis(format="%", values=[0, 0.5, 1, 1.5, 2], labelExpr=more),
+            axis=alt.Axis(
+                format="%", values=[0, 0.5, 1, 1.5, 2], labelExpr=more, labelOverlap="greedy"
+            ),
         ),
         y=alt.Y("promise:N", title=None, sort=None),
         yOffset=alt.YOffset("tenant:N", sort=None),

@@ -46,7 +46,7 @@ FIGURES: Final[Sequence[Figure]] = (
         "How near to its limits",
         "Each promise of the day: left of the line it was kept with room to spare, right of it it "
         "was broken. Failures are shares of what was allowed, times are shares of the limit. The "
-        "tenant nearest to a limit is named.",
+        "tenant nearest to a limit is named, or how many are beyond it.",
         "nothing was promised, or nothing could be judged",
         charts.ALLOWANCE,
         charts.allowance,

@@ -149,9 +149,12 @@ const ROWS = {
     const names = foremost(rows, (own) => Math.max(...own.map(allowance)), 8);
     const order = Object.keys(PROMISES);
     const own = rows.filter((row) => names.includes(row.who)), several = new Set(own.map((row) => row.who)).size > 1;
-    const worst = new Set(several ? grouped(own, "indicator").map((each) => each.reduce((a, b) => (allowance(b) > allowance(a) ? b : a))) : []);
+    const worst = new Map(!several ? [] : grouped(own, "indicator").map((each) => {
+      const row = each.reduce((a, b) => (allowance(b) > allowance(a) ? b : a)), beyond = each.filter((one) => allowance(one) > 1).length;
+      return [row, beyond > 1 ? `${beyond} tenants` : row.who];
+    }));
     return own.map((row) => ({
-      tenant: row.who, label: worst.has(row) && allowance(row) >= 0.1 ? row.who : "", promise: PROMISES[row.indicator], s: row.verdict, v: allowance(row),
+      tenant: row.who, label: allowance(row) >= 0.1 ? worst.get(row) ?? "" : "", promise: PROMISES[row.indicator], s: row.verdict, v: allowance(row),
       shown: Math.min(2, allowance(row)), target_text: promised(row, row.target), value_text: promised(row, row.value),
       place: order.indexOf(row.indicator),
     })).sort((a, b) => a.place - b.place || names.indexOf(a.tenant) - names.indexOf(b.tenant));
@@ -238,7 +241,7 @@ const ROWS = {
     return overTenants(pick("drift_days").filter((row) => row.alarms), (row) => row.alarms, (row) => ({ tests: row.tests }), (own) => sum(own, "alarms"));
   },
   latency() {
-    const series = [["p99", "p99_ms"], ["p95", "p95_ms"], ["median", "p50_ms"], ["median expected by size", "expected_ms"]];
+    const series = [["p99", "p99_ms"], ["p95", "p95_ms"], ["median", "p50_ms"], ["expected median", "expected_ms"]];
     return series.flatMap(([s, key]) => measured("latencies").filter((row) => isNumber(row[key])).map((row) => ({
       t: t(row), s, v: row[key], requests: row.requests, slowdown: row.slowdown,
     })));
@@ -382,7 +385,7 @@ function merged(figure, rows) {
 }
 /* Where lines of tenants lie on each other for a good part of the way, one below is drawn wider than
    those above it, and so are its points: as bands inside each other. */
-const DODGED = new Set(["budget_left", "burn", "budget", "accuracy", "categories"]);
+const DODGED = new Set(["budget_left", "burn", "budget", "accuracy"]);
 function nested(figure, rows) {
   const names = [...new Set(rows.map((row) => row.s))], few = rows.length / Math.max(1, names.length) <= 45, together = new Set();
   const sized = rows.map((row) => ({ ...row, w: 2, size: few ? 42 : 0, depth: 0 }));

@@ -283,8 +283,8 @@ def test_small_sums_and_shares_are_written_as_they_are(stored: Connection, home:
     made_up.publish(home, stored)
     assert sorted(each.text for each in write_reports(home).reasons) == [
         "3 of 4 right (75.00\xa0% to 90\xa0%)",
-        "bolt has used 82.3\xa0% of its budget for 2026-03: $0.00123 of $0.0015, over the threshold "
-        "of 75\xa0%",
+        "bolt has used 82.3\xa0% of its budget for 2026-03: $0.00123 of $0.0015, over the "
+        "threshold of 75\xa0%",
         "bolt is forecast to spend $0.0026 in 2026-03, more than its budget of $0.0015",
     ]
 
