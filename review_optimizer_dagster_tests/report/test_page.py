@@ -421,7 +421,7 @@ def test_the_real_page_runs_its_own_scripts_alone_and_fetches_nothing(tmp_path: 
     style = page_module._text("page.css")
     assert "url(" not in style
     assert "@import" not in style
-    assert "ast: true" in page_module._text("page.js")
+    assert "ast: true" in page_module.page_script()
     figures = json.loads(found.scripts["figures"])
     assert "http" not in json.dumps([figure["spec"] for figure in figures])
     assert len(path.read_bytes()) < 1_500_000
@@ -431,7 +431,7 @@ def test_every_chart_is_what_vega_lite_takes() -> None:
     """Specifications are drawn up without the schema's checks, which take seconds."""
     specs = figure_specs(validate=True)
     assert specs == figure_specs()
-    script = page_module._text("page.js")
+    script = page_module.page_script()
     for figure in specs:
         assert re.search(rf"^  {figure['name']}(\(|:)", script, re.MULTILINE), figure["name"]
         assert figure["sets"][0] == "rows"
