@@ -13,6 +13,7 @@ from review_optimizer_dagster.report.marks import (
     VERDICTS,
     Column,
     Drawing,
+    counted,
     day_axis,
     day_bars,
     level_line,
@@ -40,27 +41,34 @@ def allowance() -> Drawing:
     shapes = ["circle", "cross", "diamond"]
     colours = ["var(--ok)", "var(--bad)", "var(--muted)"]
     legend = alt.Legend(title=None, symbolSize=110)
-    points = (
-        alt.Chart(alt.NamedData("rows"))
-        .mark_point(filled=True, size=130, opacity=0.95)
-        .encode(
-            x=alt.X(
-                "shown:Q",
-                title="share of what was allowed",
-                scale=alt.Scale(domain=[0, 2], nice=False, clamp=True),
-                axis=alt.Axis(format="%", values=[0, 0.5, 1, 1.5, 2]),
+    more = "datum.value >= 2 ? '≥ ' + datum.label : datum.label"
+    base = alt.Chart(alt.NamedData("rows")).encode(
+        x=alt.X(
+            "shown:Q",
+            title="share of what was allowed",
+            # A little more than from 0 to 2: no point is cut by the edge.
+            scale=alt.Scale(domain=[-0.06, 2.06], nice=False, clamp=True),
+            axis=alt.Axis(
+                format="%", values=[0, 0.5, 1, 1.5, 2], labelExpr=more, labelOverlap="greedy"
             ),
-            y=alt.Y("promise:N", title=None, sort=None),
-            yOffset=alt.YOffset("tenant:N", sort=None),
-            color=alt.Color("s:N", scale=alt.Scale(domain=VERDICTS, range=colours), legend=legend),
-            shape=alt.Shape("s:N", scale=alt.Scale(domain=VERDICTS, range=shapes), legend=legend),
-            tooltip=tips(*ALLOWANCE),
-        )
+        ),
+        y=alt.Y("promise:N", title=None, sort=None),
+        yOffset=alt.YOffset("tenant:N", sort=None),
+    )
+    points = base.mark_point(filled=True, size=alt.ExprRef("area"), opacity=0.95).encode(
+        color=alt.Color("s:N", scale=alt.Scale(domain=VERDICTS, range=colours), legend=legend),
+        shape=alt.Shape("s:N", scale=alt.Scale(domain=VERDICTS, range=shapes), legend=legend),
+        tooltip=tips(*ALLOWANCE),
     )
     rule = alt.Chart(alt.InlineData([{"x": 1}])).mark_rule(
         color="var(--bad)", strokeDash=[5, 4], strokeWidth=1.5
     )
-    return rule.encode(x="x:Q") + points
+    left = "datum.shown > 1.4"
+    names = base.mark_text(
+        fontSize=11, fill="var(--muted)", stroke="var(--panel)", strokeWidth=3, baseline="middle",
+        align=alt.ExprRef(f"{left} ? 'right' : 'left'"), dx=alt.ExprRef(f"{left} ? -10 : 10"),
+    )  # fmt: skip
+    return rule.encode(x="x:Q") + points + names.encode(text="label:N")
 
 
 LEFT: Final[list[Column]] = [
@@ -91,7 +99,9 @@ BURN: Final[list[Column]] = [
 def burn() -> Drawing:
     import altair as alt
 
-    y = alt.Y("v:Q", title="burn rate (1 = lasts the window)", scale=alt.Scale(domainMin=0))
+    y = alt.Y(
+        "v:Q", title="burn rate (1 = lasts the window)", scale=alt.Scale(zero=True, nice=True)
+    )
     return level_line(1, "var(--bad)") + over_days(y, BURN)
 
 
@@ -130,13 +140,18 @@ def budget() -> Drawing:
     y = alt.Y("v:Q", title="share of the budget", axis=alt.Axis(format="%"), scale=scale)
     own = over_days(y, BUDGET)
     forecast = alt.Chart(alt.NamedData("forecast"))
-    reach = forecast.mark_rule(strokeWidth=2.5, opacity=0.75).encode(
-        x=day_axis(), y="lower:Q", y2="upper:Q", stroke=alt.Stroke("colour:N", scale=None)
+    stroke = alt.Stroke("colour:N", scale=None, legend=None)
+    reach = forecast.mark_rule(strokeWidth=2.5, opacity=0.75, clip=True).encode(
+        x=day_axis(), y="lower:Q", y2="upper:Q", stroke=stroke
     )
+    shown = alt.Y("shown:Q", scale=scale)
     ends = forecast.mark_point(shape="diamond", size=80, filled=False, strokeWidth=2).encode(
-        x=day_axis(), y=y, stroke=alt.Stroke("colour:N", scale=None), tooltip=tips(*BUDGET)
+        x=day_axis(), y=shown, stroke=stroke, tooltip=tips(*BUDGET)
     )
-    return level_lines() + own + reach + ends
+    beyond = forecast.mark_text(
+        align="right", dx=-9, fontSize=11, fill="var(--muted)", stroke="var(--panel)", strokeWidth=3
+    ).encode(x=day_axis(), y=shown, text="beyond:N")
+    return level_lines() + own + reach + ends + beyond
 
 
 SAVINGS: Final[list[Column]] = [
@@ -172,9 +187,7 @@ TIERS: Final[list[Column]] = [
 
 
 def tiers() -> Drawing:
-    import altair as alt
-
-    y = alt.Y("v:Q", title="texts asked a day", stack="zero", axis=alt.Axis(format="~s"))
+    y = counted("texts asked a day", stack="zero")
     return day_bars(y, series_colour(), TIERS)
 
 
@@ -241,7 +254,7 @@ def served() -> Drawing:
     )
     y: dict[str, Any] = {
         "title": "error share (square-root scale)",
-        "axis": alt.Axis(format="~%", values=alt.ExprRef("marks")),
+        "axis": alt.Axis(format="~%", values=alt.ExprRef("marks"), labelOverlap="greedy"),
         "scale": alt.Scale(type="sqrt", domain=[0, alt.ExprRef("top")], nice=False, clamp=True),
     }
     reach = base.mark_rule(strokeWidth=2.5, opacity=0.8, clip=True).encode(
@@ -303,15 +316,16 @@ ACCURACY: Final[list[Column]] = [
 def accuracy() -> Drawing:
     import altair as alt
 
-    y = alt.Y(
-        "v:Q", title="accuracy", axis=alt.Axis(format="~%"), scale=alt.Scale(zero=False, nice=True)
-    )
+    scale = alt.Scale(domain=[alt.ExprRef("low"), alt.ExprRef("high")], nice=False, zero=False)
+    y = alt.Y("v:Q", title="accuracy", axis=alt.Axis(format="~%"), scale=scale)
     rows = alt.Chart(alt.NamedData("rows"))
-    band = rows.mark_rule(strokeWidth=alt.ExprRef("points > 0 ? 5 : 2"), opacity=0.3).encode(
+    band = rows.mark_rule(
+        strokeWidth=alt.ExprRef("points > 0 ? 5 : 2"), opacity=0.3, clip=True
+    ).encode(
         x=day_axis(),
         y="lower:Q",
         y2="upper:Q",
-        stroke=alt.Stroke("colour:N", scale=None),
+        stroke=alt.Stroke("colour:N", scale=None, legend=None),
         tooltip=tips(*ACCURACY),
     )
     return level_lines() + band + over_days(y, ACCURACY)
@@ -365,7 +379,4 @@ DRIFT: Final[list[Column]] = [
 
 
 def drift() -> Drawing:
-    import altair as alt
-
-    y = alt.Y("v:Q", title="signals that drifted", axis=alt.Axis(tickMinStep=1, format="d"))
-    return day_bars(y, series_colour(), DRIFT)
+    return day_bars(counted("signals that drifted"), series_colour(), DRIFT)

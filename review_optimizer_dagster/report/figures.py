@@ -36,7 +36,7 @@ class Figure:
     only: Literal["", "day", "days"] = ""
     """The file it is in: that of a day, that over days, or both."""
     height: int = 240
-    """Pixels; 0: as many as its rows need."""
+    """Pixels of the plot; 0: as many as its rows need. The page sets it."""
 
 
 FIGURES: Final[Sequence[Figure]] = (
@@ -45,11 +45,12 @@ FIGURES: Final[Sequence[Figure]] = (
         "service",
         "How near to its limits",
         "Each promise of the day: left of the line it was kept with room to spare, right of it it "
-        "was broken. Failures are shares of what was allowed, times are shares of the limit.",
+        "was broken. Failures are shares of what was allowed, times are shares of the limit. The "
+        "tenant nearest to a limit is named, or how many are beyond it.",
         "nothing was promised, or nothing could be judged",
         charts.ALLOWANCE,
         charts.allowance,
-        height=300,
+        height=0,
     ),
     Figure(
         "budget_left",
@@ -60,6 +61,7 @@ FIGURES: Final[Sequence[Figure]] = (
         "no error budget yet: no day was judged",
         charts.LEFT,
         charts.budget_left,
+        height=240,
     ),
     Figure(
         "burn",
@@ -290,8 +292,9 @@ FIGURES: Final[Sequence[Figure]] = (
         "raised",
         "alerts",
         "Alerts by day",
-        "By the day that they are about; info: something is over.",
-        "no alert was raised",
+        "By the day that they are about; info: something is over. Alerts about a whole month are "
+        "in the log alone.",
+        "no alert is about one of these days",
         traffic.RAISED,
         traffic.raised,
         only="days",

@@ -68,6 +68,14 @@ def tips(*columns: Column) -> list[alt.Tooltip]:
     ]
 
 
+def counted(title: str, **encoded: Any) -> alt.Y:
+    """The axis of whole numbers: no tick stands between two of them."""
+    import altair as alt
+
+    axis = alt.Axis(tickMinStep=1, format=",d")
+    return alt.Y("v:Q", title=title, axis=axis, scale=alt.Scale(zero=True, nice=True), **encoded)
+
+
 def level_line(value: float, colour: str) -> Drawing:
     """A dashed line at a value."""
     import altair as alt
@@ -82,16 +90,23 @@ def level_line(value: float, colour: str) -> Drawing:
 def over_days(
     y: alt.Y, columns: Sequence[Column], legend: str | None = None, **encoded: Any
 ) -> Drawing:
-    """A line a series over days, with points that can be pointed at."""
+    """A line a series over days, with points that can be pointed at.
+
+    A row's `w` and `size` are the pixels of its line and the area of its point: the page draws what
+    would be hidden below another line wider than that.
+    """
     import altair as alt
 
     base = alt.Chart(alt.NamedData("rows")).encode(x=day_axis(), y=y, **series(legend), **encoded)
     points = base.mark_point(filled=True, opacity=1).encode(
         shape=alt.Shape("s:N", scale=alt.Scale(range=SHAPES), sort=None, legend=None),
-        size=alt.SizeValue(alt.ExprRef("points")),
+        size=alt.Size("size:Q", scale=None, legend=None),
         tooltip=tips(*columns),
     )
-    return base.mark_line(strokeWidth=2, interpolate="linear") + points
+    line = base.mark_line(interpolate="linear").encode(
+        strokeWidth=alt.StrokeWidth("w:Q", scale=None, legend=None)
+    )
+    return line + points
 
 
 def day_bars(y: alt.Y, colour: alt.Color, columns: Sequence[Column], **encoded: Any) -> Drawing:
@@ -135,19 +150,25 @@ def time_axis(title: str = "time of sending (UTC)") -> Any:
 
 
 def level_lines(dy: int = -6) -> Drawing:
-    """Dashed lines at the values `y` of the data set `lines`, with their names: thresholds."""
+    """Dashed lines at the values `y` of the data set `lines`, with their names: thresholds.
+
+    Colours are conditions and no scale: a scale of its own would be one more legend.
+    """
     import altair as alt
 
     lines = alt.Chart(alt.NamedData("lines")).encode(y="y:Q")
-    kinds, colours = ["limit", "warning", "goal"], ["var(--bad)", "var(--warn)", "var(--ok)"]
-    rules = lines.mark_rule(strokeWidth=1.5).encode(
-        stroke=alt.Stroke("kind:N", scale=alt.Scale(domain=kinds, range=colours), legend=None),
-        detail="kind:N",
-        strokeDash=alt.StrokeDashValue(
-            [5, 4], condition={"test": "datum.kind == 'goal'", "value": [2, 3]}
-        ),
+    is_goal, is_limit = "datum.kind == 'goal'", "datum.kind == 'limit'"
+    rules = lines.mark_rule(
+        strokeWidth=1.5,
+        stroke=alt.ExprRef(f"{is_goal} ? 'var(--ok)' : {is_limit} ? 'var(--bad)' : 'var(--warn)'"),
+    ).encode(
+        strokeDash=alt.StrokeDashValue([5, 4], condition={"test": is_goal, "value": [2, 3]}),
     )
-    names = lines.mark_text(align="left", dx=4, dy=dy, color="var(--muted)", fontSize=11)
+    # The panel's colour around the letters keeps them apart from what they lie on.
+    names = lines.mark_text(
+        align="left", dx=4, dy=dy, fontSize=11, fill="var(--muted)", stroke="var(--panel)",
+        strokeWidth=3,
+    )  # fmt: skip
     return rules + names.encode(x=alt.value(0), text="name:N")
 
 

@@ -58,17 +58,22 @@ const byPlace = (names) => (a, b) => names.indexOf(a.s) - names.indexOf(b.s) || 
 /* ---- words ----------------------------------------------------------------------------------- */
 const number = (digits) => new Intl.NumberFormat("en-US", { maximumFractionDigits: digits });
 const N0 = number(0), N2 = number(2), N3 = new Intl.NumberFormat("en-US", { maximumSignificantDigits: 3 });
+/* Cents, and below a dollar three digits that count: as words.py writes sums. */
 function usd(value) {
   if (!isNumber(value)) return "";
-  const size = Math.abs(value), digits = size >= 100 || size === 0 ? 2 : size >= 1 ? 2 : size >= 0.01 ? 4 : 6;
-  return (value < 0 ? "-$" : "$") + size.toLocaleString("en-US", { minimumFractionDigits: digits > 4 ? digits : 2, maximumFractionDigits: digits });
+  const size = Math.abs(value), digits = size > 0 && size < 1 ? Math.min(9, Math.max(2, 2 - Math.floor(Math.log10(size)))) : 2;
+  return (value < 0 ? "-$" : "$") + size.toLocaleString("en-US", { minimumFractionDigits: 2, maximumFractionDigits: digits });
 }
+/* Details and messages come from many places; per cent is written one way, and never at a line's beginning. */
+const BLANK = "\u00a0";
+const glued = (text) => text.replace(/(\d)[ \u00a0]?%/g, `$1${BLANK}%`);
 const DAY_NAMES = new Intl.DateTimeFormat("en-GB", { day: "numeric", month: "short", year: "numeric", timeZone: "UTC" });
 const MOMENTS = new Intl.DateTimeFormat("en-GB", { day: "2-digit", month: "short", hour: "2-digit", minute: "2-digit", second: "2-digit", timeZone: "UTC" });
 const day = (days) => DAY_NAMES.format(new Date(days * MS));
-const percent = (value) => (isNumber(value) ? N2.format(100 * value) + " %" : "");
+const percent = (value) => (isNumber(value) ? N2.format(100 * value) + `${BLANK}%` : "");
 const WRITE = {
   text: (value) => (isNumber(value) ? String(value) : ""),
+  words: (value) => (isNumber(value) ? glued(String(value)) : ""),
   day: (value) => (isNumber(value) ? DAY_NAMES.format(new Date(value)) : ""),
   moment: (value) => (isNumber(value) ? MOMENTS.format(new Date(value)) : ""),
   int: (value) => (isNumber(value) ? N0.format(value) : ""),
@@ -111,7 +116,7 @@ function tableOf(columns, rows, label, most = 1000) {
     for (const [key, , kind] of columns) {
       const value = row[key];
       if (kind === "verdict") line.append(element("td", {}, value ? badge(value) : ""));
-      else line.append(element("td", { class: NUMERIC.has(kind) ? "n" : kind === "words" ? "words" : "" }, (WRITE[kind] || WRITE.text)(value)));
+      else line.append(element("td", { class: NUMERIC.has(kind) ? "n" : ["words", "day", "moment", "key"].includes(kind) ? kind : "" }, (WRITE[kind] || WRITE.text)(value)));
     }
     body.append(line);
   }
@@ -143,8 +148,13 @@ const ROWS = {
     const rows = pick("promises").filter((row) => row.indicator !== "all" && allowance(row) !== null);
     const names = foremost(rows, (own) => Math.max(...own.map(allowance)), 8);
     const order = Object.keys(PROMISES);
-    return rows.filter((row) => names.includes(row.who)).map((row) => ({
-      tenant: row.who, promise: PROMISES[row.indicator], s: row.verdict, v: allowance(row),
+    const own = rows.filter((row) => names.includes(row.who)), several = new Set(own.map((row) => row.who)).size > 1;
+    const worst = new Map(!several ? [] : grouped(own, "indicator").map((each) => {
+      const row = each.reduce((a, b) => (allowance(b) > allowance(a) ? b : a)), beyond = each.filter((one) => allowance(one) > 1).length;
+      return [row, beyond > 1 ? `${beyond} tenants` : row.who];
+    }));
+    return own.map((row) => ({
+      tenant: row.who, label: allowance(row) >= 0.1 ? worst.get(row) ?? "" : "", promise: PROMISES[row.indicator], s: row.verdict, v: allowance(row),
       shown: Math.min(2, allowance(row)), target_text: promised(row, row.target), value_text: promised(row, row.value),
       place: order.indexOf(row.indicator),
     })).sort((a, b) => a.place - b.place || names.indexOf(a.tenant) - names.indexOf(b.tenant));
@@ -231,7 +241,7 @@ const ROWS = {
     return overTenants(pick("drift_days").filter((row) => row.alarms), (row) => row.alarms, (row) => ({ tests: row.tests }), (own) => sum(own, "alarms"));
   },
   latency() {
-    const series = [["p99", "p99_ms"], ["p95", "p95_ms"], ["median", "p50_ms"], ["median expected by size", "expected_ms"]];
+    const series = [["p99", "p99_ms"], ["p95", "p95_ms"], ["median", "p50_ms"], ["expected median", "expected_ms"]];
     return series.flatMap(([s, key]) => measured("latencies").filter((row) => isNumber(row[key])).map((row) => ({
       t: t(row), s, v: row[key], requests: row.requests, slowdown: row.slowdown,
     })));
@@ -276,21 +286,46 @@ function allowedError() {
   const limits = pick("bounds").map((row) => row.max_error).filter(isNumber);
   return limits.length ? Math.min(...limits) : null;
 }
+/* Names of lines nearer to each other than a line of text stand together at the highest of them. */
+function apart(lines, low, high, height) {
+  const sorted = [...lines].sort((a, b) => b.y - a.y || (a.kind === "limit" ? -1 : 1)).map((line) => ({ ...line }));
+  let top = null;
+  for (const line of sorted) {
+    if (top && ((top.y - line.y) / (high - low)) * height < 15) {
+      top.name += `, ${line.name}`;
+      line.name = "";
+    } else top = line;
+  }
+  return sorted;
+}
+/* From where to where the accuracy is shown: all that is drawn, with air. */
+function accuracyRange(rows, lines) {
+  const values = [...rows.flatMap((row) => [row.v, row.lower, row.upper]), ...lines.map((line) => line.y)].filter(isNumber);
+  const least = Math.min(...values), most = Math.max(...values), air = Math.max(0.06 * (most - least), 0.002);
+  return { low: least - air, high: most + air };
+}
+/* How much of its budget is shown: what was used and is forecast, and of its interval what leaves that legible. */
+function budgetCeiling(rows) {
+  const forecast = pick("forecasts").filter((row) => row.budget_usd), used = Math.max(1, ...rows.map((row) => row.v));
+  const reach = Math.max(0, ...forecast.map((row) => (row.upper_usd ?? row.expected_usd ?? 0) / row.budget_usd));
+  return Math.max(1.16, 1.1 * used, Math.min(1.1 * reach, 2 * used));
+}
 /* The lines of a chart: thresholds and limits, each with its name. */
 const LINES = {
   budget(rows) {
     const shown = new Set(rows.map((row) => row.s)), levels = new Map();
     for (const row of pick("budgets").filter((each) => shown.has(each.who)))
       for (const level of row.thresholds.split(",").filter(Boolean)) levels.set(+level, true);
-    const found = [...levels.keys()].sort((a, b) => a - b).map((level) => ({ y: level / 100, kind: "warning", name: `alert at ${level} %` }));
-    return rows.length ? [...found, { y: 1, kind: "limit", name: "budget" }] : [];
+    const found = [...levels.keys()].sort((a, b) => a - b).map((level) => ({ y: level / 100, kind: "warning", name: `alert at ${percent(level / 100)}` }));
+    return rows.length ? apart([...found.filter((line) => line.y !== 1), { y: 1, kind: "limit", name: "budget" }], 0, budgetCeiling(rows), 270) : [];
   },
   served: () => { const limit = allowedError(); return limit === null ? [] : [{ y: limit, kind: "limit", name: `allowed for learned patterns: ${percent(limit)}` }]; },
   accuracy(rows) {
     const shown = new Set(rows.map((row) => row.s)), own = pick("quality").filter((row) => shown.has(row.who));
     const newest = grouped(own, "who").map((each) => each[each.length - 1]);
     const lines = (key, kind, name) => [...new Set(newest.map((row) => row[key]).filter(isNumber))].map((y) => ({ y, kind, name: `${name} ${percent(y)}` }));
-    return [...lines("threshold", "limit", "threshold"), ...lines("goal", "goal", "goal")];
+    const found = [...lines("threshold", "limit", "threshold"), ...lines("goal", "goal", "goal")], { low, high } = accuracyRange(rows, found);
+    return apart(found, low, high, 300);
   },
   parts: () => [...new Set(pick("parts").map((row) => row.threshold).filter(isNumber))].map((y) => ({ y, kind: "limit", name: "threshold" })),
   expected(rows) {
@@ -300,11 +335,12 @@ const LINES = {
 };
 const FORECAST = {
   budget(rows) {
-    const shown = new Map(rows.map((row) => [row.s, row.colour]));
+    const shown = new Map(rows.map((row) => [row.s, row.colour])), ceiling = budgetCeiling(rows);
     return pick("forecasts").filter((row) => shown.has(row.who) && row.budget_usd).map((row) => {
       const [year, month] = row.month.split("-").map(Number);
       return {
         t: Math.min(Date.UTC(year, month, 0), (PAGE.last + 3) * MS), s: row.who, colour: shown.get(row.who), v: row.expected_usd / row.budget_usd,
+        shown: Math.min(row.expected_usd / row.budget_usd, 0.97 * ceiling), beyond: row.expected_usd / row.budget_usd > ceiling ? `forecast ${percent(row.expected_usd / row.budget_usd)}` : "",
         lower: (row.lower_usd ?? row.expected_usd) / row.budget_usd, upper: (row.upper_usd ?? row.expected_usd) / row.budget_usd,
         spent: row.expected_usd, held: null, budget: row.budget_usd, period: row.month, what: "forecast for the month",
       };
@@ -313,75 +349,7 @@ const FORECAST = {
 };
 const MOST_BARS = { bounds: 16, parts: 16 };
 
-/* ---- charts ---------------------------------------------------------------------------------- */
-const drawn = new Map();
-function config(width) {
-  const small = width < 480;
-  const font = "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif";
-  const words = { labelColor: "var(--muted)", titleColor: "var(--muted)", labelFont: font, titleFont: font, titleFontWeight: 500 };
-  return {
-    background: null, font, view: { stroke: null }, aria: false,
-    axis: { ...words, domainColor: "var(--line)", tickColor: "var(--line)", gridColor: "var(--grid)", labelFontSize: 11.5, titleFontSize: 11.5, titlePadding: 8 },
-    axisX: { grid: false }, axisY: { labelLimit: small ? 130 : 250, titleLimit: 260 },
-    legend: { ...words, titleColor: "var(--muted)", orient: "top", direction: "horizontal", columns: Math.max(1, Math.floor(width / (small ? 150 : 130))), labelFontSize: 12, symbolStrokeWidth: 2, labelLimit: small ? 110 : 150, offset: 6, titleFontSize: 11.5, rowPadding: 3, columnPadding: 12 },
-    text: { font }, line: { strokeCap: "round" }, axisQuantitative: { gridDash: [] },
-  };
-}
-/* At least a week of axis, with half a day of air: one day alone would be a line at the edge. */
-function span() {
-  const days = Math.max(PAGE.last - PAGE.first + 1, 7);
-  const first = PAGE.last - days + 1;
-  return { first: (first - 0.6) * MS, last: (PAGE.last + 0.6) * MS, days };
-}
-function written(figure, rows) {
-  const timed = figure.columns.filter(([, , kind]) => kind === "day" || kind === "moment");
-  return timed.length ? rows.map((row) => ({ ...row, ...Object.fromEntries(timed.map(([key, , kind]) => [key + "_text", WRITE[kind](row[key])])) })) : rows;
-}
-function signals(figure, rows) {
-  const axis = span(), series = Math.max(1, new Set(rows.map((row) => row.s)).size);
-  const tops = rows.map((row) => row.upper).filter(isNumber);
-  const forecast = figure.name === "budget" && FORECAST.budget(rows).length ? 3 * MS : 0;
-  const width = $("chart-" + figure.name).clientWidth, top = Math.min(1, Math.max(0.02, 1.05 * Math.max(0, ...tops)));
-  return {
-    first: axis.first, last: axis.last + forecast, ticks: Math.min(axis.days + (forecast ? 3 : 0), Math.max(3, Math.floor(width / 90))),
-    points: (rows.length / series) > 45 ? 0 : 42, ceiling: Math.max(1.14, 1.08 * Math.max(0, ...tops, ...rows.map((row) => row.v))),
-    top, marks: [0, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1].filter((each) => each <= top),
-  };
-}
-async function draw(figure) {
-  const target = $("chart-" + figure.name), empty = $("empty-" + figure.name), slot = $("table-" + figure.name);
-  const rows = written(figure, ROWS[figure.name]());
-  const shown = MOST_BARS[figure.name] ? rows.slice(0, MOST_BARS[figure.name]) : rows;
-  const lines = LINES[figure.name] ? LINES[figure.name](rows) : [];
-  const forecast = FORECAST[figure.name] ? written(figure, FORECAST[figure.name](rows)) : [];
-  target.hidden = !rows.length;
-  empty.hidden = rows.length > 0;
-  const about = chosen ? `of ${chosen}` : "of all tenants";
-  target.setAttribute("aria-label", `Chart: ${figure.title} ${about}, ${rows.length} values. ${figure.note} The same numbers are in the table below.`);
-  slot.parentElement.hidden = !rows.length;
-  slot.replaceChildren();
-  const columns = figure.columns.filter(([, title]) => title);
-  const fill = () => slot.replaceChildren(tableOf(columns, [...forecast, ...rows], `${figure.title}, the numbers`));
-  if (rows.length <= 60 || slot.parentElement.open) fill();
-  slot.parentElement.ontoggle = () => { if (slot.parentElement.open && !slot.firstChild) fill(); };
-  if (!rows.length) return;
-  const now = signals(figure, rows), held = drawn.get(figure.name);
-  const sets = { rows: shown, lines, forecast };
-  if (held) {
-    for (const name of held.sets) held.view.data(name, sets[name]);
-    for (const name of held.signals) held.view.signal(name, now[name]);
-    await held.view.resize().runAsync();
-    return;
-  }
-  const spec = structuredClone(figure.spec);
-  spec.datasets = { ...spec.datasets, ...Object.fromEntries(figure.sets.map((name) => [name, sets[name]])) };
-  spec.params = figure.params.map((name) => ({ name, value: now[name] }));
-  spec.config = config(target.clientWidth);
-  const made = await vegaEmbed(target, spec, { renderer: "svg", actions: false, ast: true, mode: "vega-lite", logLevel: 1, tooltip: { theme: "custom" } });
-  /* The figure has its words and its table; Vega's own marks have roles without names. */
-  target.querySelector("svg").setAttribute("aria-hidden", "true");
-  drawn.set(figure.name, { view: made.view, sets: figure.sets, signals: figure.params });
-}
+/* %CHARTS% */
 
 /* ---- sections -------------------------------------------------------------------------------- */
 function build() {
@@ -410,9 +378,10 @@ function frame(figure) {
   const heading = element("h3", {}, figure.title);
   if (PAGE.simulated && !PAGE.mixed) heading.append(element("span", { class: "mark" }, "simulated"));
   return element("figure", { id: "figure-" + figure.name },
-    element("figcaption", {}, heading, element("p", {}, figure.note)),
+    element("figcaption", {}, heading, element("p", {}, glued(figure.note))),
     element("div", { id: "chart-" + figure.name, class: "chart", role: "img" }),
-    element("p", { id: "empty-" + figure.name, class: "empty", hidden: "" }, figure.empty),
+    element("p", { id: "empty-" + figure.name, class: "empty", hidden: "" }, glued(figure.empty)),
+    element("p", { id: "remark-" + figure.name, class: "note", hidden: "" }),
     element("details", {}, element("summary", {}, "The numbers"), element("div", { id: "table-" + figure.name })));
 }
 function panel(section, title, columns, rows, empty, note) {
@@ -452,7 +421,7 @@ function qualityTables() {
   const order = { failed: 0, inconclusive: 1, passed: 2 };
   panel("quality", `The gate on ${day(PAGE.last)}`, [["who", "tenant", "text"], ["taxonomy", "taxonomy", "text"], ["verdict", "verdict", "verdict"], ["detail", "in words", "words"]], [...pick("gate")].sort((a, b) => order[a.verdict] - order[b.verdict]), "the gate judged nothing on this day");
   const causes = pick("causes");
-  if (causes.length) panel("quality", "What failed days came from", [["who", "tenant", "text"], ["kind", "kind", "text"], ["level", "level", "text"], ["field", "field", "text"], ["label", "label", "text"], ["category", "category", "text"], ["wrong", "wrong", "int"], ["n", "with a truth", "int"]], causes, "");
+  if (causes.length) panel("quality", "What failed days came from", [["who", "tenant", "text"], ["kind", "kind", "text"], ["level", "level", "text"], ["field", "field", "text"], ["label", "label", "text"], ["category", "category", "text"], ["causes", "of them", "int"], ["wrong", "wrong", "int"], ["n", "with a truth", "int"]], causes, "");
   panel("quality", `Drift on ${day(PAGE.last)}`, [["who", "tenant", "text"], ["signal", "signal", "text"], ["category", "category", "text"], ["horizon", "compared", "text"], ["reviews", "reviews", "int"], ["distance", "of them in other buckets", "share"], ["p_adjusted", "adjusted p", "number"]], pick("drift").map((row) => ({ ...row, category: row.category || "all" })), "nothing drifted on this day");
 }
 function latencyTables() {
@@ -461,7 +430,7 @@ function latencyTables() {
 }
 function alertTable() {
   const rows = [...pick("alerts")].sort((a, b) => b.raised_at - a.raised_at).map((row) => ({ ...row, now: row.is_open ? "open" : row.recovery ? "recovery" : row.state === "acknowledged" ? "acknowledged" : "over" }));
-  panel("alerts", "Log", [["raised_at", "raised", "moment"], ["severity", "severity", "verdict"], ["now", "now", "verdict"], ["who", "tenant", "text"], ["kind", "kind", "text"], ["period", "about", "text"], ["message", "message", "words"]], rows, "no alert was raised", "As of the last run. `review-optimizer alerts ack ID` acknowledges one.");
+  panel("alerts", "Log", [["raised_at", "raised", "moment"], ["severity", "severity", "verdict"], ["now", "now", "verdict"], ["who", "tenant", "text"], ["kind", "kind", "text"], ["period", "about", "key"], ["message", "message", "words"]], rows, "no alert was raised", "As of the last run. `review-optimizer alerts ack ID` acknowledges one.");
 }
 function tiles() {
   const costs = today(pick("costs")), cost = sum(costs, "cost_usd"), reviews = sum(costs, "reviews"), latency = today(measured("latencies"))[0];
@@ -501,12 +470,13 @@ function verdict() {
   const worst = found.some((reason) => reason.severity === "critical") ? "critical" : found.length ? "warning" : "fine";
   $("verdict").dataset.state = worst;
   const whom = chosen ? ` for ${chosen}` : "";
-  $("headline").textContent = `${day(PAGE.last)}${whom}: ${worst === "fine" ? "fine" : "look here"}`;
+  const sign = { critical: SIGNS.bad, warning: SIGNS.look, fine: SIGNS.good }[worst];
+  $("headline").replaceChildren(`${day(PAGE.last)}${whom}: `, element("span", { class: "state" }, `${sign}${BLANK}${worst === "fine" ? "fine" : "look here"}`));
   $("said").textContent = worst === "fine"
     ? "No gate failed, no promise was broken, no alert of the day is open, no budget is over a threshold, nothing drifted."
     : `${N0.format(lines.length)} ${lines.length === 1 ? "thing" : "things"} to look at on the newest day that was run.`.replace("the newest day that was run", PAGE.kind === "day" ? "this day" : "the newest day");
   $("reasons").replaceChildren(...lines.map(([reason, text]) => element("li", { "data-severity": reason.severity },
-    element("a", { href: "#" + reason.section }, brief(text)))));
+    element("a", { href: "#" + reason.section }, glued(brief(text))))));
   const older = PAGE.older.filter(counts).reduce((total, row) => total + row.open, 0);
   $("aside").replaceChildren(...(older ? ["Besides, ", element("a", { href: "#alerts" }, `${N0.format(older)} older ${older === 1 ? "alert is" : "alerts are"} not acknowledged`), "."] : []));
 }

@@ -7,6 +7,7 @@ import hashlib
 import html
 import json
 import os
+import re
 from collections.abc import Mapping
 from functools import cache
 from importlib import metadata, resources
@@ -22,8 +23,9 @@ _HOW_TO_INSTALL: Final = (
 _SOURCES: Final = (".py", ".js", ".css", ".html")
 _TITLE, _DATA = "%TITLE%", "%DATA%"
 # Of a chart's specification: what the page sets as signals and data sets by name.
-_PARAMS: Final = ("first", "last", "ticks", "points", "top", "marks", "ceiling")
-_ROW_PIXELS: Final = 22
+_PARAMS: Final = (
+    "first", "last", "ticks", "points", "top", "marks", "ceiling", "low", "high", "area",
+)  # fmt: skip
 
 
 def installed_versions() -> dict[str, str]:
@@ -83,7 +85,7 @@ def build_page() -> str:
     except ImportError as error:
         raise UserError(_HOW_TO_INSTALL) from error
     bundle = _inert(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;"))
-    script = _inert(_text("page.js"))
+    script = _inert(page_script())
     hashes = " ".join(f"'sha256-{_sha256(each)}'" for each in (bundle, script))
     policy = (
         f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; "
@@ -101,6 +103,12 @@ def build_page() -> str:
         before, _, after = page.partition(place)
         page = before + part + after
     return page
+
+
+def page_script() -> str:
+    """The page's own script: charts.js stands inside the function that page.js is."""
+    before, _, after = _text("page.js").partition("/* %CHARTS% */\n")
+    return before + _text("charts.js") + after
 
 
 def filled_page(page: str, title: str, data: Mapping[str, Any]) -> str:
@@ -145,25 +153,25 @@ def figure_specs(*, validate: bool = False) -> list[dict[str, Any]]:
                 "empty": figure.empty,
                 "only": figure.only,
                 "columns": [list(column) for column in figure.columns],
-                **_spec(figure.draw(), figure.height, validate),
+                "height": figure.height,
+                **_spec(figure.draw(), validate),
             }
             for figure in FIGURES
         ]
 
 
-def _spec(chart: Any, height: int, validate: bool) -> dict[str, Any]:
+def _spec(chart: Any, validate: bool) -> dict[str, Any]:
     spec: dict[str, Any] = chart.to_dict(validate=validate)
     for name in ("$schema", "config"):
         spec.pop(name, None)
     spec |= {
         "width": "container",
-        "height": height or {"step": _ROW_PIXELS},
         "autosize": {"type": "fit-x", "contains": "padding"},
     }
     text = json.dumps(spec)
     sets = [name for name in ("rows", "lines", "forecast") if f'{{"name": "{name}"}}' in text]
-    # Wherever one is used it stands in an expression.
-    params = [name for name in _PARAMS if name in text]
+    expressions = " ".join(re.findall(r'"expr": "((?:[^"\\]|\\.)*)"', text))
+    params = [name for name in _PARAMS if re.search(rf"\b{name}\b", expressions)]
     return {"spec": spec, "sets": sets, "params": params}
 
 

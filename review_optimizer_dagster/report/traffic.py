@@ -10,6 +10,7 @@ from review_optimizer_dagster.report.marks import (
     SHAPES,
     Column,
     Drawing,
+    counted,
     day_bars,
     log_grid,
     named_colour,
@@ -59,7 +60,7 @@ def histogram() -> Drawing:
                 axis=alt.Axis(format="~s", tickCount=6),
             ),
             x2="to:Q",
-            y=alt.Y("v:Q", title="requests", axis=alt.Axis(tickMinStep=1, format="~s")),
+            y=counted("requests"),
             y2=alt.value("height"),
             tooltip=tips(*HISTOGRAM),
         )
@@ -75,11 +76,10 @@ SLOW: Final[list[Column]] = [
 
 
 def slow() -> Drawing:
-    import altair as alt
-
-    y = alt.Y("v:Q", title="requests", axis=alt.Axis(tickMinStep=1, format="~s"))
     names = ["slow", "inside a degradation"]
-    return day_bars(y, named_colour(names, ["var(--c2)", "var(--c4)"], None), SLOW)
+    return day_bars(
+        counted("requests"), named_colour(names, ["var(--c2)", "var(--c4)"], None), SLOW
+    )
 
 
 EXPECTED: Final[list[Column]] = [
@@ -130,7 +130,7 @@ SIZES: Final[list[Column]] = [
 def sizes() -> Drawing:
     import altair as alt
 
-    y = alt.Y("v:Q", title="reviews a request", scale=alt.Scale(domainMin=0))
+    y = alt.Y("v:Q", title="reviews a request", scale=alt.Scale(zero=True, nice=True))
     return over_days(y, SIZES)
 
 
@@ -143,15 +143,7 @@ PEAK: Final[list[Column]] = [
 
 
 def peaks() -> Drawing:
-    import altair as alt
-
-    y = alt.Y(
-        "v:Q",
-        title="requests in flight at once",
-        scale=alt.Scale(domainMin=0),
-        axis=alt.Axis(tickMinStep=1, format="d"),
-    )
-    return over_days(y, PEAK)
+    return over_days(counted("requests in flight at once"), PEAK)
 
 
 MEMORY: Final[list[Column]] = [
@@ -185,7 +177,7 @@ def in_flight() -> Drawing:
         )
         .encode(
             x=time_axis("time (UTC)"),
-            y=alt.Y("v:Q", title="requests in flight", axis=alt.Axis(tickMinStep=1, format="d")),
+            y=counted("requests in flight"),
             tooltip=tips(*MOMENTS),
         )
     )
@@ -209,7 +201,7 @@ def sent() -> Drawing:
         .mark_point(filled=True, size=60, opacity=0.8)
         .encode(
             x=time_axis(),
-            y=alt.Y("v:Q", title="reviews in the request", scale=alt.Scale(domainMin=0)),
+            y=counted("reviews in the request"),
             color=alt.Color("s:N", scale=alt.Scale(range=SERIES), sort=None).title(None),
             shape=alt.Shape("s:N", scale=alt.Scale(range=SHAPES), sort=None).title(None),
             tooltip=tips(*SENT),
@@ -247,8 +239,6 @@ RAISED: Final[list[Column]] = [
 
 
 def raised() -> Drawing:
-    import altair as alt
-
     colours = ["var(--bad)", "var(--warn)", "var(--c1)"]
-    y = alt.Y("v:Q", title="alerts and recoveries", axis=alt.Axis(tickMinStep=1, format="d"))
+    y = counted("alerts and recoveries")
     return day_bars(y, named_colour(SEVERITIES, colours, "severity"), RAISED)

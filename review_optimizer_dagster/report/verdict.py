@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import date
 from typing import Any, Final, Literal
 
 import polars as pl
+
+from review_optimizer_dagster.report.words import dollars, percent, spaced
 
 INDICATORS: Final[Mapping[str, str]] = {
     "run_seconds": "run duration",
@@ -50,7 +52,8 @@ def reasons(tables: Mapping[str, pl.DataFrame], day: date) -> list[Reason]:
         *_degradations(tables["degradations"].rows(named=True), day),
         *_kept_back(tables["costs"], day),
     ]
-    return sorted(found, key=lambda reason: reason.severity != "critical")
+    told = (replace(reason, text=spaced(reason.text)) for reason in found)
+    return sorted(told, key=lambda reason: reason.severity != "critical")
 
 
 def older_alerts(alerts: pl.DataFrame, day: date) -> pl.DataFrame:
@@ -100,9 +103,9 @@ def _budgets(tables: Mapping[str, pl.DataFrame], day: date) -> Iterator[Reason]:
         if reached is None:
             continue
         text = (
-            f"{row['who']} has used {used:.0%} of its budget for {row['period']}: "
-            f"${row['spent_usd']:,.2f} of ${row['budget_usd']:,.2f}, over the threshold of "
-            f"{reached} %"
+            f"{row['who']} has used {percent(used)} of its budget for {row['period']}: "
+            f"{dollars(row['spent_usd'])} of {dollars(row['budget_usd'])}, over the threshold of "
+            f"{percent(reached / 100)}"
         )
         severity: Literal["critical", "warning"] = "critical" if used >= 1 else "warning"
         yield Reason(row["who"], "money", severity, "budget", text, "budgets are over a threshold")
@@ -110,8 +113,8 @@ def _budgets(tables: Mapping[str, pl.DataFrame], day: date) -> Iterator[Reason]:
         budget, expected = row["budget_usd"], row["expected_usd"]
         if budget and expected is not None and expected > budget > row["spent_usd"]:
             text = (
-                f"{row['who']} is forecast to spend ${expected:,.2f} in {row['month']}, more than "
-                f"its budget of ${budget:,.2f}"
+                f"{row['who']} is forecast to spend {dollars(expected)} in {row['month']}, more "
+                f"than its budget of {dollars(budget)}"
             )
             many = "tenants are forecast to spend more than their budgets"
             yield Reason(row["who"], "money", "warning", "forecast", text, many)

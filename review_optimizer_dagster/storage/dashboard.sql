@@ -108,9 +108,10 @@ WHERE p.day = $last AND p.dimension IN ('field', 'class', 'category', 'level') A
 
 -- name: causes
 SELECT {who}, f.kind, coalesce(f.level, '') AS level, coalesce(f.field, '') AS field,
-    coalesce(f.label, '') AS label, coalesce(f.category, '') AS category, f.wrong, f.n
+    coalesce(f.label, '') AS label, coalesce(f.category, '') AS category,
+    count(*) AS causes, sum(f.wrong)::BIGINT AS wrong, sum(f.n)::BIGINT AS n
 FROM failure_causes f JOIN daily_quality q USING (day, tenant, taxonomy)
-WHERE f.day = $last;
+WHERE f.day = $last GROUP BY ALL;
 
 -- name: drift
 SELECT {who}, category, signal, horizon, reviews, distance, p_adjusted
@@ -138,12 +139,19 @@ WITH each_one AS (
 SELECT {who}, started, model, tier, onset_at, ended_at, requests, slowdown, state, last_day
 FROM each_one;
 
+-- Alerts about simulated money have the period of their own ledger: simulated:2026-11. A month is
+-- compared with the month of the last day.
 -- name: alerts
+WITH told AS (
+    SELECT * REPLACE (
+        regexp_replace(period, '^simulated:', '') AS period,
+        regexp_replace(message, '\bsimulated:(\d)', '\1', 'g') AS message)
+    FROM alert_log)
 SELECT {who}, raised_at, kind, period, severity, threshold, recovery, state, message,
     NOT recovery AND state <> 'acknowledged' AND alert_id NOT IN (
         SELECT recovers FROM alert_log WHERE recovers IS NOT NULL) AS is_open
-FROM alert_log
-WHERE left(period, 10) <= $last::VARCHAR OR length(period) < 10
+FROM told
+WHERE left(period, 10) <= left($last::VARCHAR, length(period))
 ORDER BY raised_at DESC, alert_id LIMIT 300;
 
 -- name: latencies

@@ -259,12 +259,66 @@ def test_the_verdict_says_why_one_should_look(stored: Connection, home: Home) ->
         "acme: 1 signal drifted (length)",
     ]
     assert told["bolt", "service"].text == "bolt broke its promise of run duration: took 99 s"
-    assert "80% of its budget" in told["bolt", "money"].text
-    assert "over the threshold of 75 %" in told["bolt", "money"].text
+    assert "80\xa0% of its budget" in told["bolt", "money"].text
+    assert "over the threshold of 75\xa0%" in told["bolt", "money"].text
     assert [each.severity for each in written.reasons[:2]] == ["critical", "critical"]
     assert not written.is_fine
     sections = dict(_told(written.overview)["sections"])
     assert {each.section for each in written.reasons} <= set(sections)
+
+
+def test_small_sums_and_shares_are_written_as_they_are(stored: Connection, home: Home) -> None:
+    """`$0.00 of $0.00` says nothing, and a per cent sign is set one way wherever it comes from."""
+    _all_well(stored)
+    stored.execute(
+        "UPDATE budget_states SET spent_nanos = 1234567, budget_nanos = 1500000 "
+        "WHERE tenant = 'bolt' AND day = ?",
+        [LAST],
+    )
+    stored.execute(
+        "UPDATE spend_forecasts SET spent = 1234567, expected = 2600000, budget_nanos = 1500000 "
+        "WHERE tenant = 'bolt'"
+    )
+    made_up.raise_alert(stored, message="3 of 4 right (75.00% to 90 %)")
+    made_up.publish(home, stored)
+    assert sorted(each.text for each in write_reports(home).reasons) == [
+        "3 of 4 right (75.00\xa0% to 90\xa0%)",
+        "bolt has used 82.3\xa0% of its budget for 2026-03: $0.00123 of $0.0015, over the "
+        "threshold of 75\xa0%",
+        "bolt is forecast to spend $0.0026 in 2026-03, more than its budget of $0.0015",
+    ]
+
+
+def test_alerts_about_a_simulated_month_are_in_the_log(
+    stored: Connection, reports: Callable[..., Reports]
+) -> None:
+    """Their period names the ledger that they are counted in; the page has a banner for that."""
+    for number, month in enumerate(("2026-02", "2026-03", "2026-04")):
+        made_up.raise_alert(
+            stored,
+            alert_id=f"a-{number}",
+            kind="budget",
+            period=f"simulated:{month}",
+            message=f"[simulated] the budget of simulated:{month} is spent",
+        )
+    written = reports()
+    for path in (written.overview, written.of_day):
+        rows = {row["period"]: row["message"] for row in _rows(_told(path), "alerts")}
+        assert rows == {  # not what is about a month to come
+            "2026-02": "[simulated] the budget of 2026-02 is spent",
+            "2026-03": "[simulated] the budget of 2026-03 is spent",
+        }
+
+
+def test_what_failed_a_day_is_told_once_a_kind(
+    stored: Connection, reports: Callable[..., Reports]
+) -> None:
+    """Sixty lines that say the same, one for each cache entry, say nothing."""
+    cause = {"tenant": "acme", "taxonomy": "reviews", "kind": "entry"}
+    causes = [cause | {"level": "l2", "wrong": 1, "n": 2, "source": f"entry {i}"} for i in range(3)]
+    stored.append("gate_causes", pl.DataFrame(causes), day=LAST)
+    (row,) = _rows(_told(reports().of_day), "causes")
+    assert (row["causes"], row["wrong"], row["n"]) == (3, 3, 6)
 
 
 def _all_well(stored: Connection) -> None:
@@ -367,7 +421,7 @@ def test_the_real_page_runs_its_own_scripts_alone_and_fetches_nothing(tmp_path: 
     style = page_module._text("page.css")
     assert "url(" not in style
     assert "@import" not in style
-    assert "ast: true" in page_module._text("page.js")
+    assert "ast: true" in page_module.page_script()
     figures = json.loads(found.scripts["figures"])
     assert "http" not in json.dumps([figure["spec"] for figure in figures])
     assert len(path.read_bytes()) < 1_500_000
@@ -377,12 +431,31 @@ def test_every_chart_is_what_vega_lite_takes() -> None:
     """Specifications are drawn up without the schema's checks, which take seconds."""
     specs = figure_specs(validate=True)
     assert specs == figure_specs()
-    script = page_module._text("page.js")
+    script = page_module.page_script()
     for figure in specs:
         assert re.search(rf"^  {figure['name']}(\(|:)", script, re.MULTILINE), figure["name"]
         assert figure["sets"][0] == "rows"
         assert figure["empty"]
         assert figure["note"]
+
+
+def test_the_page_says_how_high_a_chart_is() -> None:
+    """Vega-Lite warns in the console of heights by steps, which cannot be fitted to a width."""
+    for figure in figure_specs():
+        assert "height" not in json.dumps(list(figure["spec"]))
+        assert isinstance(figure["height"], int)
+
+
+def test_axes_of_whole_numbers_have_whole_ticks() -> None:
+    """There is no half request."""
+    for figure in figure_specs():
+        kinds = {name: kind for name, _, kind in figure["columns"]}
+        layers = figure["spec"].get("layer", [figure["spec"]])
+        axes = [layer["encoding"].get("y", {}) for layer in layers if "encoding" in layer]
+        for y in axes:
+            if kinds.get(y.get("field")) == "int" and y.get("stack") != "normalize":
+                assert y["axis"]["tickMinStep"] == 1, figure["name"]
+                assert y["axis"]["format"] == ",d", figure["name"]
 
 
 @pytest.mark.parametrize(
