@@ -5,7 +5,15 @@ from datetime import date
 import dagster as dg
 import polars as pl
 
-from review_optimizer_dagster.defs.metadata import dollars, failing, figures, hit_rates, table
+from review_optimizer_dagster.defs.metadata import (
+    dollars,
+    failing,
+    figures,
+    hit_rates,
+    measured,
+    table,
+)
+from review_optimizer_dagster.defs.verdicts import wrong_fields
 
 
 def test_a_value_that_is_missing_in_one_row_does_not_break_the_table() -> None:
@@ -75,3 +83,17 @@ def test_a_figure_that_is_not_known_leaves_a_gap_in_its_plot() -> None:
     assert hit_rates({"l1": 1, "model": 2, "none": 1}, ["l1", "l2"]) == {
         "hit_rate": 0.25, "hit_rate_l1": 0.25, "hit_rate_l2": 0.0,
     }  # fmt: skip
+
+
+def test_a_wrong_review_shows_only_what_is_wrong_of_it() -> None:
+    """Two JSON objects side by side leave it to the reader to find the difference."""
+    given, known = '{"kind": "bug", "tone": "cross"}', '{"kind": "idea", "tone": "cross"}'
+    assert wrong_fields(given, known) == "kind: bug -> idea"
+    assert wrong_fields(given, '{"tone": "calm"}') == "tone: cross -> calm"
+    assert wrong_fields(None, known) == ""
+
+
+def test_an_accuracy_and_its_interval_are_one_cell() -> None:
+    """Four columns of digits do not fit the pane of a check."""
+    assert measured(0.991, 0.982, 0.996) == "99.1 % [98.2, 99.6]"
+    assert measured(None, None, None) == "not known"
