@@ -482,11 +482,19 @@ function verdict() {
 }
 
 /* ---- all of it ------------------------------------------------------------------------------- */
+/* Between figures the browser paints and hears its reader: the verdict stands there before the first. */
+const breathe = () => new Promise((go) => setTimeout(go));
+let turn = 0;
 async function show() {
+  const mine = ++turn;
   document.body.dataset.ready = "false";
   for (const [id] of PAGE.sections) $("tables-" + id).replaceChildren();
   verdict(); tiles(); serviceTable(); moneyTables(); qualityTables(); latencyTables(); alertTable();
-  for (const figure of FIGURES.filter(shownHere)) await draw(figure);
+  for (const figure of FIGURES.filter(shownHere)) {
+    await breathe();
+    if (mine !== turn) return; // another tenant was chosen meanwhile, and is drawn instead
+    await draw(figure);
+  }
   document.body.dataset.ready = "true";
 }
 function theme(name) {
