@@ -36,6 +36,7 @@ ALLOWANCE: Final[list[Column]] = [
 
 
 def allowance() -> Drawing:
+    """Points of each promise on a line of what was allowed, by verdict."""
     import altair as alt
 
     shapes = ["circle", "cross", "diamond"]
@@ -82,6 +83,7 @@ LEFT: Final[list[Column]] = [
 
 
 def budget_left() -> Drawing:
+    """Lines of the error budget left, by tenant."""
     import altair as alt
 
     y = alt.Y("v:Q", title="error budget left", axis=alt.Axis(format="%"))
@@ -97,6 +99,7 @@ BURN: Final[list[Column]] = [
 
 
 def burn() -> Drawing:
+    """Lines of the burn rate, by tenant."""
     import altair as alt
 
     y = alt.Y(
@@ -115,6 +118,7 @@ SPEND: Final[list[Column]] = [
 
 
 def spend() -> Drawing:
+    """Stacked bars of a day's spend, by tenant."""
     import altair as alt
 
     y = alt.Y("v:Q", title="spent a day (US $)", stack="zero", axis=alt.Axis(format="$~r"))
@@ -134,6 +138,7 @@ BUDGET: Final[list[Column]] = [
 
 
 def budget() -> Drawing:
+    """Lines of budget used, with alert thresholds, and the forecast with its interval."""
     import altair as alt
 
     scale = alt.Scale(domain=[0, alt.ExprRef("ceiling")], nice=False)
@@ -163,6 +168,7 @@ SAVINGS: Final[list[Column]] = [
 
 
 def savings() -> Drawing:
+    """Lines of cost, of cost without a cache and of the baseline, on a logarithmic scale."""
     import altair as alt
 
     y = alt.Y(
@@ -187,6 +193,7 @@ TIERS: Final[list[Column]] = [
 
 
 def tiers() -> Drawing:
+    """Stacked bars of texts asked, by step of the ladder."""
     y = counted("texts asked a day", stack="zero")
     return day_bars(y, series_colour(), TIERS)
 
@@ -200,6 +207,7 @@ HITS: Final[list[Column]] = [
 
 
 def levels() -> Drawing:
+    """Stacked bars of reviews, by the level that answered."""
     import altair as alt
 
     y = alt.Y("v:Q", title="share of published reviews", stack="normalize").axis(format="%")
@@ -217,6 +225,7 @@ CATEGORY: Final[list[Column]] = [
 
 
 def categories() -> Drawing:
+    """Lines of the hit rate, by category."""
     import altair as alt
 
     y = alt.Y("v:Q", title="hit rate", axis=alt.Axis(format="%"), scale=alt.Scale(domain=[0, 1]))
@@ -237,6 +246,7 @@ SERVED: Final[list[Column]] = [
 
 
 def served() -> Drawing:
+    """Points of what a level serves against how often it is contradicted, with intervals."""
     import altair as alt
 
     base = alt.Chart(alt.NamedData("rows")).encode(
@@ -280,6 +290,7 @@ BOUNDS: Final[list[Column]] = [
 
 
 def bounds() -> Drawing:
+    """Bars of each pattern's error bound beside what is allowed."""
     import altair as alt
 
     colours = ["var(--ok)", "var(--muted)", "var(--warn)", "var(--bad)"]
@@ -314,6 +325,7 @@ ACCURACY: Final[list[Column]] = [
 
 
 def accuracy() -> Drawing:
+    """Lines of accuracy with intervals, threshold and goal."""
     import altair as alt
 
     scale = alt.Scale(domain=[alt.ExprRef("low"), alt.ExprRef("high")], nice=False, zero=False)
@@ -343,6 +355,7 @@ PARTS: Final[list[Column]] = [
 
 
 def parts() -> Drawing:
+    """Intervals of the parts of a day, the lowest first."""
     import altair as alt
 
     kinds = ["class", "category", "level", "field"]
@@ -379,4 +392,5 @@ DRIFT: Final[list[Column]] = [
 
 
 def drift() -> Drawing:
+    """Bars of drifting signals, by tenant."""
     return day_bars(counted("signals that drifted"), series_colour(), DRIFT)

@@ -56,6 +56,7 @@ def series(title: str | None = None) -> dict[str, Any]:
 
 
 def tips(*columns: Column) -> list[alt.Tooltip]:
+    """Tooltips of a table's columns."""
     import altair as alt
 
     formats = {"int": ",", "number": ",.3~f", "share": ".2%", "usd": "$,.6~f", "ms": ",.0f"}
@@ -125,6 +126,7 @@ def day_bars(y: alt.Y, colour: alt.Color, columns: Sequence[Column], **encoded: 
 
 
 def series_colour(title: str | None = None) -> alt.Color:
+    """The colour of a tenant, as the page has ranked them."""
     import altair as alt
 
     return alt.Color(
@@ -136,6 +138,7 @@ def series_colour(title: str | None = None) -> alt.Color:
 
 
 def named_colour(names: Sequence[str], colours: Sequence[str], title: str | None) -> alt.Color:
+    """Colours of names that are always the same."""
     import altair as alt
 
     scale = alt.Scale(domain=list(names), range=list(colours))
@@ -143,6 +146,7 @@ def named_colour(names: Sequence[str], colours: Sequence[str], title: str | None
 
 
 def time_axis(title: str = "time of sending (UTC)") -> Any:
+    """The axis of a day's time."""
     import altair as alt
 
     axis = alt.Axis(format="%H:%M:%S", tickCount=6, labelOverlap="greedy")

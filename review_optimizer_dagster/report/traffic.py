@@ -29,6 +29,7 @@ LATENCY: Final[list[Column]] = [
 
 
 def latency() -> Drawing:
+    """Lines of median, p95 and the p95 that sizes predict."""
     import altair as alt
 
     y = alt.Y(
@@ -47,6 +48,7 @@ HISTOGRAM: Final[list[Column]] = [
 
 
 def histogram() -> Drawing:
+    """Bars of requests, by response time."""
     import altair as alt
 
     return (
@@ -76,6 +78,7 @@ SLOW: Final[list[Column]] = [
 
 
 def slow() -> Drawing:
+    """Bars of slow requests and of those inside a slow while."""
     names = ["slow", "inside a degradation"]
     return day_bars(
         counted("requests"), named_colour(names, ["var(--c2)", "var(--c4)"], None), SLOW
@@ -93,6 +96,7 @@ EXPECTED: Final[list[Column]] = [
 
 
 def expected() -> Drawing:
+    """Points of response times against what the size of each request predicts."""
     import altair as alt
 
     names = ["as expected", "slow", "inside a degradation"]
@@ -128,6 +132,7 @@ SIZES: Final[list[Column]] = [
 
 
 def sizes() -> Drawing:
+    """Lines of reviews a request: median and largest."""
     import altair as alt
 
     y = alt.Y("v:Q", title="reviews a request", scale=alt.Scale(zero=True, nice=True))
@@ -143,6 +148,7 @@ PEAK: Final[list[Column]] = [
 
 
 def peaks() -> Drawing:
+    """Lines of the most requests in flight at once."""
     return over_days(counted("requests in flight at once"), PEAK)
 
 
@@ -154,6 +160,7 @@ MEMORY: Final[list[Column]] = [
 
 
 def memory() -> Drawing:
+    """Lines of the model server's memory, a day."""
     import altair as alt
 
     scale = alt.Scale(domain=[0, 1])
@@ -168,6 +175,7 @@ MOMENTS: Final[list[Column]] = [
 
 
 def in_flight() -> Drawing:
+    """A step line of requests in flight, over the day's time."""
     import altair as alt
 
     return (
@@ -194,6 +202,7 @@ SENT: Final[list[Column]] = [
 
 
 def sent() -> Drawing:
+    """Points of reviews a request, over the day's time."""
     import altair as alt
 
     return (
@@ -217,6 +226,7 @@ MEMORY_NOW: Final[list[Column]] = [
 
 
 def memory_now() -> Drawing:
+    """A line of the model server's memory, over the day's time."""
     import altair as alt
 
     scale = alt.Scale(domain=[0, 1])
@@ -239,6 +249,7 @@ RAISED: Final[list[Column]] = [
 
 
 def raised() -> Drawing:
+    """Stacked bars of alerts, by severity."""
     colours = ["var(--bad)", "var(--warn)", "var(--c1)"]
     y = counted("alerts and recoveries")
     return day_bars(y, named_colour(SEVERITIES, colours, "severity"), RAISED)
