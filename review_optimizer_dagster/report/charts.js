@@ -95,7 +95,8 @@ async function draw(figure) {
   words.textContent = [remark(figure, rows, together), one.said].filter(Boolean).join(" ");
   words.hidden = !words.textContent;
   const about = chosen ? `of ${chosen}` : "of all tenants";
-  target.setAttribute("aria-label", `Chart: ${figure.title} ${about}, ${rows.length} values. ${figure.note} The same numbers are in the table below.`);
+  const label = `Chart: ${figure.title} ${about}, ${rows.length} values. ${figure.note} The same numbers are in the table below.`;
+  target.setAttribute("aria-label", label);
   slot.parentElement.hidden = !rows.length;
   slot.replaceChildren();
   const columns = figure.columns.filter(([, title]) => title);
@@ -119,6 +120,8 @@ async function draw(figure) {
   const made = await vegaEmbed(target, spec, { renderer: "svg", actions: false, ast: true, mode: "vega-lite", logLevel: 1, tooltip: { theme: "custom" }, formatLocale: LOCALE });
   /* The figure has its words and its table; Vega's own marks have roles without names. */
   target.querySelector("svg").setAttribute("aria-hidden", "true");
+  target.setAttribute("role", "img"); // Vega puts its own role and name in place of these
+  target.setAttribute("aria-label", label);
   drawn.set(figure.name, { view: made.view, sets: figure.sets, signals: figure.params });
 }
 const LOCALE = { decimal: ".", thousands: ",", grouping: [3], currency: ["$", ""], minus: "-", percent: `${BLANK}%` };
