@@ -402,6 +402,7 @@ def _all_records(home: Home) -> str:
         state.close()
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("refusing", [False, True])
 def test_the_key_is_written_nowhere(
     home: Home,

@@ -300,6 +300,7 @@ def test_files_are_read_with_the_labels_of_a_taxonomy_that_knows_them(tmp_path: 
     assert found["category"].to_list() == ["unknown", "unknown"]
 
 
+@pytest.mark.campaign
 def test_without_files_the_sample_is_named_as_synthetic() -> None:
     """Nobody may take the figures of generated texts for those of people's own."""
     archive, traffic, name = savings.archive_and_traffic(savings.read_options([]))

@@ -160,6 +160,7 @@ def test_a_failed_tenant_is_not_published_and_the_others_go_on(home: Home, run_d
     assert set(kinds) == {"gate", "quality", "service"}
 
 
+@pytest.mark.campaign
 def test_where_every_tenant_failed_nothing_is_published(home: Home, run_day: Run) -> None:
     """The gate blocks: no label leaves, and analysts see the verdict and what it cost."""
     deliver(home, [row | {"label": "neutral"} for row in reviews(0, 80)])
@@ -199,6 +200,7 @@ def test_an_inbox_without_files_is_an_empty_day_in_a_real_home(home: Home, run_d
     assert summary["accuracy"] is None
 
 
+@pytest.mark.campaign
 def test_a_spent_budget_defers_and_a_larger_one_takes_up_the_rest(home: Home, run_day: Run) -> None:
     """At 100 % nothing more is sent, nothing is lost, and the alert says what to do."""
     home.folder.mkdir(parents=True)
@@ -216,6 +218,7 @@ def test_a_spent_budget_defers_and_a_larger_one_takes_up_the_rest(home: Home, ru
     assert asked == 150
 
 
+@pytest.mark.campaign
 def test_complaints_run_by_the_same_command(home: Home, run_day: Run) -> None:
     """No code knows a label's name: another taxonomy is another TOML file."""
     home.folder.mkdir(parents=True)
@@ -238,6 +241,7 @@ def test_complaints_run_by_the_same_command(home: Home, run_day: Run) -> None:
     assert set(json.loads(labels[0])) == {"product", "issue"}
 
 
+@pytest.mark.campaign
 def test_nothing_crosses_tenants_but_a_pool_that_they_joined(home: Home, run_day: Run) -> None:
     """The same text of two tenants is paid for twice, unless both joined one pool."""
     home.folder.mkdir(parents=True)
@@ -266,6 +270,7 @@ def test_a_missing_key_is_an_error_that_names_the_variable(
     assert "OPENAI_API_KEY" in outcome["problem"]
 
 
+@pytest.mark.campaign
 def test_wrong_answers_at_a_rate_are_found_by_the_gate(
     home: Home, run_day: Run, tmp_path: Any
 ) -> None:

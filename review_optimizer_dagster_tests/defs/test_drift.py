@@ -81,6 +81,7 @@ def _look(home: Home, **changes: Any) -> str | None:
     return done.skip_message
 
 
+@pytest.mark.campaign
 def test_a_day_that_drifts_is_told_and_published_all_the_same(
     home: Home, run_day: Runner, shared_instance: dg.DagsterInstance
 ) -> None:

@@ -39,6 +39,7 @@ def _write_gold(path: Path, rows: list[dict[str, Any]]) -> str:
     return str(path)
 
 
+@pytest.mark.campaign
 def test_a_poisoned_category_is_named_stopped_and_asked_anew(
     home: Home, run_day: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -304,6 +304,7 @@ def daily_job() -> dg.JobDefinition:
     return definitions_of(Home.from_environment()).resolve_job_def("daily_reviews")
 
 
+@pytest.mark.campaign
 @pytest.mark.timeout(180)
 def test_a_run_that_broke_goes_on_from_there_and_pays_nothing_again(
     home: Home, monkeypatch: pytest.MonkeyPatch
@@ -336,7 +337,10 @@ def test_a_run_that_broke_goes_on_from_there_and_pays_nothing_again(
         )
     assert again.success
     steps = [event.step_key for event in again.all_events if event.is_step_success]
-    assert steps == ["published_results", "review_archive", "category_patterns", "service_levels"]
+    assert steps == [
+        "published_results", "review_archive", "category_patterns", "service_levels",
+        "operations_dashboard",
+    ]  # fmt: skip
     assert query(home, "FROM llm_requests ORDER BY ALL").equals(paid)
     assert query(home, "FROM ledger_entries ORDER BY ALL").equals(booked)
     assert query(home, "FROM published_results").height == 30

@@ -109,6 +109,7 @@ def contents(home: Home) -> dict[str, list[tuple[Any, ...]]]:
     return {name: query(home, f"FROM {name} ORDER BY ALL").rows() for name in TABLES}
 
 
+@pytest.mark.campaign
 def test_a_hit_that_the_model_confirms_stays_a_hit(answered: Home, run_day: Run) -> None:
     """A recheck costs money and is booked as such; nothing else of the hit changes."""
     home = answered
@@ -136,6 +137,7 @@ def test_a_hit_that_the_model_confirms_stays_a_hit(answered: Home, run_day: Run)
     assert asked(home, SECOND) == {"audit": 20}
 
 
+@pytest.mark.campaign
 def test_what_the_model_said_to_a_recheck_is_archived(home: Home, run_day: Run) -> None:
     """It is an answer of the model like any other; a hit that was not asked is no answer."""
     configure(home, "[rechecks]\nshare = 0.5\nnew_share = 0.5\n")
@@ -154,6 +156,7 @@ def test_what_the_model_said_to_a_recheck_is_archived(home: Home, run_day: Run) 
     assert set(archived["request_id"]) == set(requests["request_id"])
 
 
+@pytest.mark.campaign
 def test_a_contradicted_answer_is_taken_back_for_good(home: Home, run_day: Run) -> None:
     """The wrong label does not go out, its repeats follow, and later days never see it again."""
     configure(home)
@@ -264,6 +267,7 @@ def test_a_late_file_is_rechecked_by_itself(answered: Home, run_day: Run) -> Non
     assert query(home, "SELECT count(*) FROM withdrawn_entries").rows() == [(1,)]
 
 
+@pytest.mark.campaign
 def test_reclassifying_asks_everything_and_rechecks_nothing(answered: Home, run_day: Run) -> None:
     """Without hits there is nothing to recheck; what was found before stays found."""
     home = answered

@@ -92,6 +92,7 @@ def test_a_tenant_that_sends_by_batch_gets_its_answers_later_at_half_the_price(
     assert mine == theirs
 
 
+@pytest.mark.campaign
 def test_a_waiting_job_is_not_sent_again_and_the_sensor_says_when_it_cannot_see_it(
     home: Home, run_day: Run
 ) -> None:
@@ -112,6 +113,7 @@ def test_a_waiting_job_is_not_sent_again_and_the_sensor_says_when_it_cannot_see_
     assert "127.0.0.1" in str(away.skip_message)
 
 
+@pytest.mark.campaign
 def test_a_ladder_is_reported_step_by_step(home: Home, run_day: Run) -> None:
     """What each model was asked, passed on and cost, in the summary and for analysts."""
     with Simulator(LexiconJudge(), latency_seconds=0.0, unsure_rate=0.3) as simulator:
@@ -130,6 +132,7 @@ def test_a_ladder_is_reported_step_by_step(home: Home, run_day: Run) -> None:
     assert "gpt-6-luna:none<=1+gpt-5.4-mini:none@" in str(models)
 
 
+@pytest.mark.campaign
 def test_the_measured_cap_of_a_model_holds(home: Home, run_day: Run) -> None:
     """More in one request than was shown to be good would be labels nobody has tested."""
     with Simulator(LexiconJudge(), latency_seconds=0.0) as simulator:
@@ -146,6 +149,7 @@ def test_the_measured_cap_of_a_model_holds(home: Home, run_day: Run) -> None:
         Home(home.folder).batch_cap("gpt-6-luna")
 
 
+@pytest.mark.campaign
 def test_readings_of_the_servers_memory_stand_beside_each_request(home: Home, run_day: Run) -> None:
     """Over 80 % the batches become smaller, and an analyst can see why."""
     with Simulator(LexiconJudge(), latency_seconds=0.05, kv_cache_usage=0.93) as simulator:

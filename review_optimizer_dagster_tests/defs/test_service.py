@@ -74,6 +74,7 @@ def _kept(home: Home) -> dict[str, list[tuple[Any, ...]]]:
     return {name: query(home, f"FROM {name} ORDER BY ALL").rows() for name in names}
 
 
+@pytest.mark.campaign
 def test_a_day_is_judged_kept_shown_and_told_once(
     home: Home,
     run_day: Callable[..., dict[str, Any]],

@@ -29,6 +29,11 @@ sys.stdin.read()
 NEXT_DAY = DAY + timedelta(days=1)
 
 
+@pytest.fixture(autouse=True)
+def copied_warehouses() -> None:
+    """Here they are made as they are in life."""
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     """Where the warehouse will be; a name with `lock` in it, as a home may have."""
