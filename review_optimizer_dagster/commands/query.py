@@ -88,6 +88,8 @@ def query_command(home: Home, options: argparse.Namespace) -> int:
     rows = run_query(home.published / "analytics.duckdb", query, dict(options.set))
     if options.csv is not None:
         rows.write_csv(options.csv)
+        written = f"{rows.height:,} {'row' if rows.height == 1 else 'rows'} in {options.csv}"
+        console().print(written, soft_wrap=True, markup=False)
     write_json(options.json, rows.rows(named=True))
     if options.csv is None and options.json is None:
         _show(console(), query, rows)

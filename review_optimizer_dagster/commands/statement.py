@@ -270,7 +270,8 @@ def book(home: Home, options: argparse.Namespace) -> int:
             options.request,
             by,
         )
-    done = f"booked as {new:,} entries" if new else "was booked before: nothing is booked twice"
+    entries = f"{new:,} {'entry' if new == 1 else 'entries'}"
+    done = f"booked as {entries}" if new else "was booked before: nothing is booked twice"
     sys.stdout.write(f"{options.kind} {options.reference} of ${usd(options.usd)}: {done}\n")
     write_json(
         options.json,

@@ -256,8 +256,9 @@ def print_summary(summary: dict[str, Any]) -> None:
         out.print("[red]The gate failed; what failed is not published:[/]")
         for detail in summary["gate_details"]:
             out.print(f"  {detail}", markup=False, soft_wrap=True)
-    if Path(summary["outputs"]["analytics"]).exists():
-        out.print(f"analysts: {summary['outputs']['analytics']}", soft_wrap=True, markup=False)
+    for who, name in (("analysts", "analytics"), ("dashboard", "dashboard")):
+        if Path(path := summary["outputs"][name]).exists():
+            out.print(f"{who}: {path}", soft_wrap=True, markup=False)
 
 
 def _summary_rows(summary: dict[str, Any]) -> list[tuple[str, str]]:

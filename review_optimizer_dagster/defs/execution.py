@@ -22,6 +22,7 @@ from dagster import DagsterInstance
 from review_optimizer_dagster.alerts.store import raised
 from review_optimizer_dagster.config import Home
 from review_optimizer_dagster.core.quality import target_seconds
+from review_optimizer_dagster.defs.links import ALL_DAYS
 from review_optimizer_dagster.defs.resources import budget, listener, utc_now
 from review_optimizer_dagster.storage.journal import StateStore
 from review_optimizer_dagster.storage.partition import quarantine_reasons
@@ -265,6 +266,7 @@ def summarise(home: Home, day: date, engine: str, outcome: Outcome) -> dict[str,
         "outputs": {
             "analytics": str(home.published / "analytics.duckdb"),
             "published": str(home.published),
+            "dashboard": str(home.reports / ALL_DAYS),
             "warehouse": str(home.warehouse),
         },
     }

@@ -392,7 +392,7 @@ def test_the_command_lists_answers_and_writes(
     assert "$0.004000" in shown
     csv, rows = tmp_path / "costs.csv", tmp_path / "costs.json"
     assert code("costs", "--csv", str(csv), "--json", str(rows)) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out == f"1 row in {csv}\n"
     assert pl.read_csv(csv)["tenant"].to_list() == ["acme"]
     assert pl.read_json(rows)["reviews"].to_list() == [20]
     assert code("costs", "--sql") == 0
