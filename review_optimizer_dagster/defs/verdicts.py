@@ -18,6 +18,7 @@ from review_optimizer_dagster.core.quality import Gate, overall
 from review_optimizer_dagster.defs.metadata import failing, measured, table
 from review_optimizer_dagster.defs.publishing import accuracy, accuracy_chart
 from review_optimizer_dagster.storage import history
+from review_optimizer_dagster.text import redact
 
 _MOST_CELLS: Final = 200  # of a dimension; `accuracy_cells` has them all
 _MOST_TEXT: Final = 60
@@ -130,7 +131,7 @@ def _parts(judged: Gate, dimension: str) -> dg.MetadataValue[Any]:
 
 
 def _review(row: Mapping[str, Any]) -> dict[str, Any]:
-    text = str(row["text"] or "")
+    text = redact(str(row["text"] or ""))  # Dagster keeps what is shown, for ever
     return {
         "tenant": row["tenant"],
         "review_id": row["review_id"],

@@ -5,6 +5,7 @@ from datetime import date
 import dagster as dg
 import polars as pl
 
+from review_optimizer_dagster.defs import verdicts
 from review_optimizer_dagster.defs.metadata import (
     dollars,
     failing,
@@ -97,3 +98,15 @@ def test_an_accuracy_and_its_interval_are_one_cell() -> None:
     """Four columns of digits do not fit the pane of a check."""
     assert measured(0.991, 0.982, 0.996) == "99.1 % [98.2, 99.6]"
     assert measured(None, None, None) == "not known"
+
+
+def test_what_is_shown_of_a_review_has_no_address() -> None:
+    """Dagster keeps metadata in plain text: the check of a failed day is no place for it."""
+    row = {
+        "tenant": "a", "review_id": "r1", "category": "Lamps", "level": "model",
+        "labels": '{"sentiment": "positive"}', "known": '{"sentiment": "negative"}',
+        "text": "Write to jane.doe@example.com, it broke",
+    }  # fmt: skip
+    shown = verdicts._review(row)
+    assert "jane.doe" not in shown["text"]
+    assert "it broke" in shown["text"]
