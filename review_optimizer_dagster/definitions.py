@@ -35,7 +35,7 @@ def publication_freshness(home: Home) -> dg.FreshnessPolicy:
 
     Of several tenants, the least; half of them are a warning. Whoever is promised none has 24.
     """
-    settings = Home(home.folder).settings  # what stands there now
+    settings = home.settings
     tenants = list(settings.tenants.values()) or [TenantSettings()]
     hours = [promises(settings.service, each).targets["freshness_hours"] for each in tenants]
     least = min((each for each in hours if each is not None), default=24.0)
@@ -54,7 +54,8 @@ def _completed(spec: dg.AssetSpec, home: Home, freshness: dg.FreshnessPolicy) ->
 
 
 def definitions_of(home: Home) -> dg.Definitions:
-    """What exists, over one home folder."""
+    """What exists, over one home folder, whose settings are read as they stand now."""
+    home = Home(home.folder)  # the caller's own may be asked before its tenants.toml is written
     freshness = publication_freshness(home)
     return dg.Definitions(
         assets=[
