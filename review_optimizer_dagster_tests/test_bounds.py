@@ -87,6 +87,7 @@ def test_an_error_of_large_weight_weighs_more() -> None:
     assert weighted_interval(weights, heavy)[1] <= 1.0
 
 
+@pytest.mark.campaign
 def test_weighted_ends_hold_as_often_as_they_say() -> None:
     """Errors where the weights are: the worst place for them, and a bound must stand it."""
     rng = np.random.default_rng(3)

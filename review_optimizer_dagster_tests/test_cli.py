@@ -103,6 +103,7 @@ def test_a_file_from_the_command_line_ends_in_a_summary(
     assert json.loads((home.folder / "home.json").read_text()) == {"kind": "demo"}
 
 
+@pytest.mark.campaign
 def test_a_failed_gate_is_exit_code_1_with_a_summary(
     home: Home, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -11,6 +11,7 @@ from review_optimizer_dagster.report import page
 from review_optimizer_dagster_tests.benchmarks import dashboard
 
 
+@pytest.mark.campaign
 def test_it_measures_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes and times of both files; without a browser it says what to install."""
 

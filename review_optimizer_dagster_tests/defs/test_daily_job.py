@@ -143,6 +143,7 @@ def test_a_later_day_is_answered_from_an_earlier_one_and_never_the_reverse(
     assert run_day(DAY + timedelta(days=4))["hits"]["l1"] == 12
 
 
+@pytest.mark.campaign
 def test_a_failed_tenant_is_not_published_and_the_others_go_on(home: Home, run_day: Run) -> None:
     """One tenant's bad day must not hold up the rest, and its spend is real all the same."""
     wrong = [row | {"label": "neutral"} for row in reviews(0, 80)]
@@ -190,6 +191,7 @@ def test_where_every_tenant_failed_nothing_is_published(home: Home, run_day: Run
     assert {alert["kind"] for alert in summary["alerts"]} >= {"gate", "service"}
 
 
+@pytest.mark.campaign
 def test_an_inbox_without_files_is_an_empty_day_in_a_real_home(home: Home, run_day: Run) -> None:
     """Nothing is ever generated for real tenants."""
     home.folder.mkdir(parents=True)

@@ -515,6 +515,7 @@ def test_a_killed_run_is_taken_up_where_its_journal_ends(tmp_path: Path) -> None
     assert str(DAY) in readout.requests["request_id"][0]
 
 
+@pytest.mark.campaign
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_cancelled_run_takes_in_what_it_has_paid_for(tmp_path: Path, number: int) -> None:
     """Nothing new is sent, what is in flight reaches the journal, and the next run goes on."""

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import polars as pl
+import pytest
 
 from review_optimizer_dagster.suites.export import Exported, export
 from review_optimizer_dagster.suites.run_exported import run
@@ -43,6 +44,7 @@ def test_the_exported_suites_say_what_the_gate_said(tmp_path: Path) -> None:
     assert "text" not in (tmp_path / "data" / "good_contract_notes.jsonl").read_text()
 
 
+@pytest.mark.campaign
 def test_the_script_runs_by_itself(tmp_path: Path) -> None:
     """Another project has Great Expectations, and nothing of this one."""
     export(tmp_path, "2026-03-04", [_tenant("bad", 20)])

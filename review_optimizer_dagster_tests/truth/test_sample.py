@@ -92,6 +92,7 @@ def test_the_probabilities_of_all_strata_add_up() -> None:
     assert sums["total"].to_list() == pytest.approx(sums["stratum_texts"].to_list())
 
 
+@pytest.mark.campaign
 def test_weighted_shares_are_unbiased_and_unweighted_ones_are_not() -> None:
     """Over 300 seeds the weighted share of wrong reviews is the true one, repeats and all."""
     day = results(600, repeats=90)
