@@ -15,16 +15,16 @@ from review_optimizer_dagster_tests.benchmarks import dashboard
 def test_it_measures_what_it_says(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sizes and times of both files; without a browser it says what to install."""
 
-    class Stub:
+    class SmallPage:
         def __call__(self) -> str:
             return "<title>%TITLE%</title>%DATA%"
 
         def cache_clear(self) -> None:
             """Nothing is kept."""
 
-    stub = Stub()
-    monkeypatch.setattr(page, "build_page", stub)
-    monkeypatch.setattr(dashboard, "build_page", stub)
+    small = SmallPage()
+    monkeypatch.setattr(page, "build_page", small)
+    monkeypatch.setattr(dashboard, "build_page", small)
     arguments = ["--days", "3", "--tenants", "2", "--reviews", "5", "--requests", "2"]
     figures = dashboard.measure(dashboard.read_options([*arguments, "--no-browser"]))
     assert figures["simulated"] is True
